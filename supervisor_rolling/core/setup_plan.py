@@ -241,7 +241,7 @@ def _group_text(group: InspectedGroup) -> str:
 
 
 def _quoted(name: str) -> str:
-    """A name as YAML has it: ``no``, ``8000`` and ``a:b`` are no names without quotes."""
+    """A name as YAML has it: ``no`` and ``8000`` are no names without quotes."""
     is_plain = name.replace("-", "").replace("_", "").isalpha() and name[0].isalpha() and name.lower() not in _WORDS
     return name if is_plain else "'" + name.replace("'", "''") + "'"
 

@@ -8,6 +8,7 @@ supervisord would run it with. So what is seen here is what the listener can do,
 from __future__ import annotations
 
 import http.client
+import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -56,7 +57,7 @@ class Question:
 
 def answer(question: str) -> str:
     """The ``Inspection`` for a ``Question``, both in JSON."""
-    return dump(_inspection(load(Question, question)))
+    return dump(_inspection(load(Question, json.loads(question))))
 
 
 def _inspection(question: Question) -> Inspection:

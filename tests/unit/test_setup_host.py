@@ -1,0 +1,118 @@
+"""How ``supervisor_rolling setup`` reads supervisord's configuration and process, and how it writes files."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from supervisor_rolling.core.setup_facts import FileChange
+from supervisor_rolling.ctl.exit_status import CommandError
+from supervisor_rolling.ctl.setup import files
+from supervisor_rolling.ctl.setup.configuration import read_configuration
+from supervisor_rolling.ctl.setup.supervisord import ProgramError, Supervisord, find_supervisord
+
+
+def configured(tmp_path: Path, main: str, **included: str) -> Path:
+    (tmp_path / "conf.d").mkdir()
+    for name, text in included.items():
+        (tmp_path / "conf.d" / f"{name}.conf").write_text(text, encoding="utf-8")
+    path = tmp_path / "supervisord.conf"
+    path.write_text(main, encoding="utf-8")
+    return path
+
+
+def test_include_is_read_relative_to_the_file(tmp_path: Path) -> None:
+    main = configured(
+        tmp_path,
+        "[supervisord]\n[include]\nfiles = conf.d/*.conf  %(here)s/more/*.ini %(ENV_SITE)s/x ; those\n",
+        rolling="[eventlistener:rolling]\ncommand = x --config %(here)s/y ; comment\n",
+        other="[eventlistener:memmon]\ncommand = memmon\n",
+    )
+    found = read_configuration(str(main), {"SITE": "/srv"})
+    assert found.includes == (f"{tmp_path}/conf.d/*.conf", f"{tmp_path}/more/*.ini", "/srv/x")
+    assert found.sections["eventlistener:rolling"].file == f"{tmp_path}/conf.d/rolling.conf"
+    assert found.sections["eventlistener:rolling"].values == {"command": "x --config %(here)s/y"}
+    assert found.pools == {"rolling", "memmon"}
+
+
+def test_file_without_include_has_none(tmp_path: Path) -> None:
+    assert read_configuration(str(configured(tmp_path, "[supervisord]\n")), {}).includes is None
+
+
+def test_missing_configuration_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match="cannot be read"):
+        read_configuration(str(tmp_path / "nowhere"), {})
+
+
+# --- the process
+
+
+def test_process_that_is_no_supervisord_is_refused() -> None:
+    with pytest.raises(CommandError, match="run setup where it runs"):
+        find_supervisord(os.getpid())
+
+
+def test_supervisord_is_found_by_its_command_line(tmp_path: Path) -> None:
+    script = tmp_path / "supervisord"
+    script.write_text("import time\nprint(flush=True)\ntime.sleep(60)\n", encoding="utf-8")
+    command = [sys.executable, "-B", "-W", "ignore", "supervisord", "-n", "-c", "etc/x.conf"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, env={"A": "b"}) as process:
+        assert process.stdout
+        process.stdout.readline()
+        found = find_supervisord(process.pid)
+        process.kill()
+    assert (found.python, found.flags) == (sys.executable, ("-B", "-W", "ignore"))
+    assert (found.first_path, found.configuration) == (str(tmp_path), f"{tmp_path}/etc/x.conf")
+    assert (found.uid, found.environment) == (os.geteuid(), {"A": "b"})
+
+
+def supervisord(first_path: str, **environment: str) -> Supervisord:
+    uid = os.geteuid()
+    return Supervisord(1, uid, "root", sys.executable, ("-S",), first_path, "", environment, "/")
+
+
+def test_import_is_tried_as_supervisord_would(tmp_path: Path) -> None:
+    package = tmp_path / "supervisor_rolling"
+    package.mkdir()
+    (package / "__init__.py").write_text('__version__ = "7"\n', encoding="utf-8")
+    assert "No module named 'supervisor_rolling.rpcinterface'" in supervisord(str(tmp_path)).import_plugin()["problem"]
+    (package / "rpcinterface.py").write_text("", encoding="utf-8")
+    assert supervisord(str(tmp_path)).import_plugin()["version"] == "7"
+    assert supervisord("/", PYTHONPATH=str(tmp_path)).import_plugin()["version"] == "7"
+    assert "No module named 'supervisor_rolling'" in supervisord("/").import_plugin()["problem"]
+
+
+def test_failed_program_is_told_by_its_last_line() -> None:
+    with pytest.raises(ProgramError, match=r"^no way$"):
+        supervisord("/").run([sys.executable, "-c", "import sys; sys.exit('hm\\nno way')"])
+
+
+# --- the files
+
+
+def test_file_is_written_whole_and_readable(tmp_path: Path) -> None:
+    path = tmp_path / "rolling.conf"
+    previous = os.umask(0o077)
+    try:
+        files.write(FileChange(str(path), "a\n", None))
+        files.write(FileChange(str(path), "b\n", "a\n"))
+    finally:
+        os.umask(previous)
+    assert (path.read_text(encoding="utf-8"), path.stat().st_mode & 0o777) == ("b\n", 0o644)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_link_stays_a_link(tmp_path: Path) -> None:
+    link, target = tmp_path / "link", tmp_path / "target"
+    link.symlink_to(target)
+    files.write(FileChange(str(link), "a\n", None))
+    assert (link.is_symlink(), target.read_text(encoding="utf-8")) == (True, "a\n")
+
+
+def test_missing_directory_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match=r"cannot be written: No such file or directory"):
+        files.write(FileChange(str(tmp_path / "no" / "x"), "a\n", None))

@@ -1,0 +1,253 @@
+"""The plan of ``supervisor_rolling setup``: from what was seen of a host to files, advice and refusals."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from supervisor_rolling import skel
+from supervisor_rolling.core.preflight_report import Finding
+from supervisor_rolling.core.setup_facts import (
+    CTLPLUGIN,
+    LISTENER,
+    RPCINTERFACE,
+    Host,
+    InspectedGroup,
+    Inspection,
+    Section,
+)
+from supervisor_rolling.core.setup_plan import is_ours, is_unchanged, make_plan, place_of_sections, signed, unfit
+from supervisor_rolling.listener import config
+
+MAIN = "/etc/supervisor/supervisord.conf"
+DROP_IN, POLICY = "/etc/supervisor/conf.d/rolling.conf", "/etc/supervisor/rolling.yaml"
+APP = InspectedGroup("app", {"app-0": (8000,), "app-1": (8001,)}, ready="/health", root_status=200)
+WORKER = InspectedGroup("worker", {"worker": ()})
+SEEN = Inspection("1.0", gate="nftables", groups=(APP, WORKER))
+HOST = Host(
+    pid=7,
+    user="root",
+    is_root=True,
+    python="/usr/bin/python3",
+    plugin_problem="",
+    plugin_version="1.0",
+    version="1.0",
+    listener="/usr/local/bin/supervisor_rolling_listener",
+    listener_problem="",
+    main_file=MAIN,
+    includes=("/etc/supervisor/conf.d/*.conf",),
+    defaults=skel.sections(RPCINTERFACE, LISTENER),
+    running={"app": ("app-0", "app-1"), "worker": ("worker",)},
+)
+WRITTEN = {change.path: change.text for change in make_plan(HOST, SEEN, []).files}
+SECTIONS = {
+    RPCINTERFACE: Section(DROP_IN),
+    LISTENER: Section(DROP_IN, {"command": f"{HOST.listener} --config {POLICY}"}),
+}
+AFTER = replace(HOST, files=WRITTEN, sections=SECTIONS)
+SEEN_AFTER = replace(SEEN, policy_groups=("app",))
+
+
+def problem(host: Host = HOST, seen: Inspection | None = SEEN, *groups: str) -> str:
+    """The problems of a plan that writes nothing."""
+    plan = make_plan(host, seen, groups)
+    assert plan.problems
+    assert plan.files == ()
+    return "\n".join(plan.problems)
+
+
+# --- what is written
+
+
+def test_sections_and_policy_are_written() -> None:
+    assert list(WRITTEN) == [DROP_IN, POLICY]
+    assert f"command = {HOST.listener} --config {POLICY}\n" in WRITTEN[DROP_IN]
+    assert CTLPLUGIN not in WRITTEN[DROP_IN]
+    policy = config.parse(WRITTEN[POLICY].encode(), POLICY).groups["app"]
+    assert (policy.ports.auto, policy.warmup.ready, [one.path for one in policy.warmup.requests]) == (
+        True,
+        "/health",
+        ["/"],
+    )
+
+
+def test_group_without_http_has_no_warmup() -> None:
+    seen = replace(SEEN, groups=(replace(APP, ready="", root_status=0),))
+    assert "warmup" not in make_plan(HOST, seen, []).files[1].text
+
+
+@pytest.mark.parametrize("name", ["app", "no", "8000", "it's", "web-2", "ü"])
+def test_any_name_of_a_group_is_read_back(name: str) -> None:
+    text = make_plan(HOST, replace(SEEN, groups=(replace(APP, name=name),)), []).files[1].text
+    assert list(config.parse(text.encode(), POLICY).groups) == [name]
+
+
+def test_second_run_changes_nothing() -> None:
+    plan = make_plan(AFTER, SEEN_AFTER, [])
+    assert (plan.files, plan.problems, plan.groups) == ((), (), ("app",))
+
+
+def test_new_group_is_added_below() -> None:
+    other = replace(APP, name="api", ports={"api-0": (9000,), "api-1": (9001,)})
+    plan = make_plan(AFTER, replace(SEEN_AFTER, groups=(APP, other)), ["api"])
+    (change,) = plan.files
+    assert (change.path, change.before, is_unchanged(change.text)) == (POLICY, WRITTEN[POLICY], True)
+    assert list(config.parse(change.text.encode(), POLICY).groups) == ["app", "api"]
+
+
+def test_moved_listener_is_written_anew() -> None:
+    (change,) = make_plan(replace(AFTER, listener="/venv/bin/listener"), SEEN_AFTER, []).files
+    assert (change.path, "command = /venv/bin/listener --config" in change.text) == (DROP_IN, True)
+
+
+def test_supervisord_of_a_user_gets_no_user() -> None:
+    text = make_plan(replace(HOST, is_root=False, user="web"), SEEN, []).files[0].text
+    assert "user =" not in text
+
+
+def test_percent_in_a_path_is_escaped() -> None:
+    text = make_plan(replace(HOST, listener="/a%b/listener"), SEEN, []).files[0].text
+    assert "command = /a%%b/listener" in text
+
+
+def test_sections_of_the_operator_stay() -> None:
+    elsewhere = {RPCINTERFACE: Section(MAIN), LISTENER: Section(MAIN, {"command": "x --config /srv/rolling.yaml"})}
+    (change,) = make_plan(replace(HOST, sections=elsewhere), SEEN, []).files
+    assert change.path == "/srv/rolling.yaml"
+
+
+def test_package_drop_in_stays() -> None:
+    host = replace(HOST, sections=SECTIONS, files={DROP_IN: "; of the package\n"})
+    assert [change.path for change in make_plan(host, SEEN, []).files] == [POLICY]
+
+
+# --- where
+
+
+@pytest.mark.parametrize(
+    ("includes", "path"),
+    [
+        (("/etc/supervisor/conf.d/*.conf",), "/etc/supervisor/conf.d/rolling.conf"),
+        (("/a/x.conf", "/a/b/*.ini"), "/a/b/rolling.ini"),
+        (("/a/*/x.conf", "/a/prog-*.conf"), "/a/prog-rolling.conf"),
+        (("/etc/supervisor/rolling.conf",), "/etc/supervisor/rolling.conf"),
+    ],
+)
+def test_drop_in_is_where_include_reads(includes: tuple[str, ...], path: str) -> None:
+    place = place_of_sections(MAIN, includes)
+    assert (place.path, place.to_add) == (path, "")
+
+
+def test_without_include_lines_to_add_are_named() -> None:
+    plan = make_plan(replace(HOST, includes=None), SEEN, [])
+    assert plan.files[0].path == "/etc/supervisor/rolling.conf"
+    assert plan.advice[0].endswith("\n[include]\nfiles = /etc/supervisor/rolling.conf")
+
+
+def test_include_without_pattern_gets_one_more_file() -> None:
+    assert place_of_sections(MAIN, ("/a/x.conf",)).to_add == "files = /a/x.conf /etc/supervisor/rolling.conf"
+
+
+# --- what refuses it
+
+
+def test_plugin_that_cannot_be_imported_refuses() -> None:
+    text = problem(replace(HOST, plugin_problem="ModuleNotFoundError: No module named 'supervisor_rolling'"), None)
+    assert "supervisord would exit at its next reload. Fix: install supervisor_rolling for /usr/bin/python3." in text
+
+
+def test_other_version_in_supervisord_refuses() -> None:
+    assert "has supervisor_rolling 0.9, and this program is 1.0" in problem(replace(HOST, plugin_version="0.9"))
+
+
+def test_listener_that_cannot_start_refuses() -> None:
+    assert "the listener cannot start" in problem(replace(HOST, listener_problem="No module named 'yaml'"), None)
+
+
+def test_unknown_group_refuses() -> None:
+    assert problem(HOST, SEEN, "ap") == "supervisord has no group ap (the groups are: app, worker)"
+
+
+def test_named_group_without_ports_refuses() -> None:
+    assert problem(HOST, SEEN, "app", "worker").startswith("worker: worker listens on no TCP port")
+
+
+def test_no_fitting_group_refuses() -> None:
+    assert "\nworker: worker listens on no TCP port" in problem(HOST, replace(SEEN, groups=(WORKER,)))
+
+
+def test_edited_policy_is_not_overwritten() -> None:
+    edited = {**WRITTEN, POLICY: WRITTEN[POLICY] + "# mine\n"}
+    text = problem(replace(AFTER, files=edited), SEEN)
+    assert f"{POLICY} was not written by setup, or was changed since" in text
+    assert "\n    app:\n" in text
+
+
+def test_foreign_drop_in_is_not_overwritten() -> None:
+    assert f"{DROP_IN} was not written by setup" in problem(replace(HOST, files={DROP_IN: "[program:x]\n"}))
+
+
+def test_invalid_policy_refuses() -> None:
+    assert "rolling.yaml:1: bad" in problem(HOST, replace(SEEN, policy_problem="rolling.yaml:1: bad"))
+
+
+def test_half_of_the_sections_refuses() -> None:
+    text = problem(replace(HOST, sections={RPCINTERFACE: Section(MAIN)}))
+    assert f"{MAIN} has [{RPCINTERFACE}] but no [{LISTENER}]" in text
+
+
+@pytest.mark.parametrize(
+    ("group", "why"),
+    [
+        (APP, ""),
+        (InspectedGroup("x"), "no process runs"),
+        (InspectedGroup("x", problem="hidden"), "hidden"),
+        (InspectedGroup("x", {"a": (80,)}), "it has one process"),
+        (InspectedGroup("x", {"a": (80,), "b": (80, 81)}), "a, b share port 80"),
+        (InspectedGroup("x", {"a": (80,), "b": ()}, {"b": ("/run/b",)}), "b listens on /run/b and on no TCP port"),
+    ],
+)
+def test_group_that_does_not_fit_says_why(group: InspectedGroup, why: str) -> None:
+    assert unfit(group).startswith(why)
+    assert bool(unfit(group)) == bool(why)
+
+
+# --- what is said
+
+
+def test_findings_of_the_balancer_are_advice() -> None:
+    found = Finding("nginx.max_fails", "nginx.conf:3", "slow", "set max_fails=0")
+    (line,) = make_plan(HOST, replace(SEEN, groups=(replace(APP, findings=(found,)),)), []).advice
+    assert line == "warning: nginx.max_fails: nginx.conf:3: slow. Fix: set max_fails=0"
+
+
+def test_missing_rights_are_advice() -> None:
+    plan = make_plan(HOST, replace(SEEN, gate="", gate_problem="no rights"), [])
+    assert ("gate: none: no rights" in plan.seen, "no port can be closed" in plan.advice[0]) == (True, True)
+
+
+@pytest.mark.parametrize(("status", "hint"), [(400, "ALLOWED_HOSTS"), (301, "a redirect (301)")])
+def test_answer_that_warms_nothing_is_advice(status: int, hint: str) -> None:
+    plan = make_plan(HOST, replace(SEEN, groups=(replace(APP, root_status=status),)), [])
+    assert hint in plan.advice[0]
+    assert "requests" not in plan.files[1].text
+
+
+def test_broken_ctlplugin_is_advice() -> None:
+    host = replace(HOST, sections={CTLPLUGIN: Section(MAIN)}, ctl_problem="supervisorctl cannot import the plugin")
+    assert "supervisorctl cannot import the plugin" in make_plan(host, SEEN, []).advice[0]
+
+
+def test_group_left_out_is_named() -> None:
+    assert make_plan(HOST, SEEN, []).seen[-1].startswith("left out: worker: worker listens on no TCP port")
+
+
+# --- the signature
+
+
+def test_signature_tells_changes() -> None:
+    text = signed("a\n", "#")
+    assert (is_ours(text), is_unchanged(text)) == (True, True)
+    assert (is_ours(text + "b\n"), is_unchanged(text + "b\n")) == (True, False)
+    assert (is_ours("a\n"), is_unchanged("a\n")) == (False, False)
