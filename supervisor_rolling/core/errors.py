@@ -68,19 +68,20 @@ class NoKeyError(SupervisorError):
 
 
 class Fault:
-    """XML-RPC fault codes of the ``rolling`` namespace; supervisor's own end at 92."""
+    """XML-RPC fault codes of the ``rolling`` namespace; supervisor's own end at 92. The documentation has the text of
+    each comment."""
 
-    LISTENER_DOWN = 300
-    ROLLOUT_IN_PROGRESS = 301
-    REFUSED = 302
-    NOT_CONFIGURED = 303
-    NO_PERMISSION = 304
-    ROLLOUT_FAILED = 305
-    ROLLOUT_ABORTED = 306
-    NO_ROLLOUT_KNOWN = 307
-    CONFLICT = 308
-    LISTENER_ONLY = 309
-    INTERNAL_ERROR = 310
+    LISTENER_DOWN = 300  #: The listener is not running, or does not answer.
+    ROLLOUT_IN_PROGRESS = 301  #: A rollout of the group is already running, or is being aborted.
+    REFUSED = 302  #: The rollout would be unsafe or pointless; the text has the reason and the fix.
+    NOT_CONFIGURED = 303  #: rolling.yaml does not have the group, or is invalid.
+    NO_PERMISSION = 304  #: The listener lacks the rights to close a port, or the kernel lacks the support for it.
+    ROLLOUT_FAILED = 305  #: The rollout that the client waited for has failed.
+    ROLLOUT_ABORTED = 306  #: The rollout that the client waited for was aborted.
+    NO_ROLLOUT_KNOWN = 307  #: There is no such rollout.
+    CONFLICT = 308  #: The rollout was changed after the listener read it; only the listener gets this.
+    LISTENER_ONLY = 309  #: The method is one of those for the listener, and the key is not the listener's.
+    INTERNAL_ERROR = 310  #: A bug in supervisor_rolling; the log of supervisord shows it.
 
 
 _FAULTS: dict[type[RollingError], int] = {

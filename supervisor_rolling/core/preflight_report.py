@@ -56,9 +56,9 @@ class Finding:
 
     code: str  # names it for programs
     where: str  # a file and line, a section or a process
-    text: str
+    text: str  # what is wrong, and what that costs
     fix: str  # what to do about it; empty where ``text`` says that
-    severity: Severity = Severity.WARNING
+    severity: Severity = Severity.WARNING  # an error refuses a rollout, a warning does not
 
     @property
     def is_error(self) -> bool:

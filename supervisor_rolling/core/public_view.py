@@ -39,7 +39,7 @@ class Detail(enum.Enum):
 class StageView(NamedTuple):
     """A stage that a process entered."""
 
-    stage: Stage
+    stage: Stage  # the stage
     at: float  # seconds since the rollout began
 
 
@@ -47,100 +47,100 @@ class AvailabilityView(NamedTuple):
     """How many processes were available from a moment on."""
 
     at: float  # seconds since the rollout began
-    available: int
+    available: int  # processes that were available
 
 
 class InterruptionView(NamedTuple):
     """The time between an end of the rollout and its resume."""
 
-    begin: float  # seconds since the rollout began
-    end: float
-    why: str  # it had ended
+    begin: float  # its end, in seconds since the rollout began
+    end: float  # its resume, likewise
+    why: str  # why it had ended
 
 
 @dataclass  # not frozen, which is quicker: supervisord makes a thousand for each answer
 class MemberView:
     """One process of a rollout."""
 
-    name: str
-    ports: tuple[int, ...]
+    name: str  # the name of the process
+    ports: tuple[int, ...]  # the ports that it listens on
     selected: bool  # this rollout is to replace it
     attempted: bool  # the rollout closed its gate to replace it
     replaced: bool  # it is open again as a new process
     failed: bool  # the rollout failed on it
-    stage: Stage
+    stage: Stage  # where it stands
     seconds: float  # in this stage; 0 while it has not left open
     why: str  # what happened to it; empty: nothing special
     old_pid: int  # 0: it did not run
     pid: int  # of the new process; 0: none yet
     killed: bool  # the old process did not stop in time
     deaths: int  # new processes that exited during their warm-up
-    drained: float  # seconds that the stage took; 0: not over yet
+    drained: float  # seconds that its drain took; 0: not over yet
     stopped: float  # seconds until the old process was down
-    started: float  # seconds from then until there was a new one
-    warmed: float  # seconds
+    started: float  # seconds from then until there was a new process
+    warmed: float  # seconds that its warm-up took
     ready: float  # seconds between opening and counting as available
-    lingering_connections: int  # at the deadline of its drain
-    oldest_lingering: tuple[Connection, ...]  # the oldest few of them
-    requests: int  # of its warm-up
-    first_ms: float
-    last_ms: float
-    statuses: tuple[int, ...]  # of the first requests; empty: all were 200
-    latencies_ms: tuple[float, ...] = ()  # of the same requests; with the course only
-    stages: tuple[StageView, ...] = ()  # from the first after open on; with the course only
+    lingering_connections: int  # connections that were left at the deadline of its drain
+    oldest_lingering: tuple[Connection, ...]  # the oldest few of the lingering connections
+    requests: int  # requests of its warm-up
+    first_ms: float  # duration of the first request of its warm-up
+    last_ms: float  # duration of the last one
+    statuses: tuple[int, ...]  # statuses of the first requests of its warm-up; empty: all were 200
+    latencies_ms: tuple[float, ...] = ()  # durations of the same requests; with the course only
+    stages: tuple[StageView, ...] = ()  # its stages, from the first after open on; with the course only
 
 
 @dataclass(frozen=True)
 class RolloutView:
     """One rolling restart of a group."""
 
-    id: int
-    group: str
-    status: Status
+    id: int  # the number of the rollout, in the history too
+    group: str  # the group
+    status: Status  # where the rollout stands
     by: str  # the client, as it names itself
     user: str  # the client's user, as its connection tells; empty: unknown
-    client: str  # an address or "unix socket"
-    began: float  # Unix time
-    seconds: float  # that it took or has taken, without interruptions
-    interrupted: float  # seconds between an end of it and a resume
+    client: str  # the address of the client, or "unix socket"
+    began: float  # Unix time of its beginning
+    seconds: float  # seconds that it took or has taken, without interruptions
+    interrupted: float  # seconds between an end of it and its resume
     forecast: float  # seconds that were expected at its beginning; 0: unknown
     limit: int  # processes that may be unavailable at a time
     canary: int  # processes that are replaced alone, first
-    force: bool
-    paused: bool
-    aborting: bool
+    force: bool  # failed checks are ignored
+    paused: bool  # it starts no further restarts
+    aborting: bool  # it is being aborted
     why: str  # why it ended like this; empty: nothing special
     waits_for: str  # what a running rollout waits for; empty: nothing
-    waits_long: bool  # for 5 seconds or longer
+    waits_long: bool  # it has waited for 5 seconds or longer
     total: int  # processes to replace
-    replaced: int
+    replaced: int  # processes that were replaced
     size: int  # processes of the group
-    min_available: int
-    min_ready_seconds: float
-    min_ready_auto: bool  # read from the load balancer's configuration, not from rolling.yaml
+    min_available: int  # processes that were available at any moment, at least
+    min_ready_seconds: float  # seconds that a port is open before its process counts as available
+    min_ready_auto: bool  # min_ready_seconds was read from the load balancer's configuration, not from rolling.yaml
     min_ready_why: str  # what in that configuration says so; empty: nothing
     min_ready_known: bool  # false: the load balancer may avoid a new process for longer
     listener: bool = True  # it is running; false: the rollout is stalled
-    processes: tuple[MemberView, ...] = ()  # not in getHistory
-    availability: tuple[AvailabilityView, ...] = ()  # with the course only
-    interruptions: tuple[InterruptionView, ...] = ()  # with the course only
+    processes: tuple[MemberView, ...] = ()  # the processes of the group; empty in getHistory
+    availability: tuple[AvailabilityView, ...] = ()  # how many processes were available; with the course only
+    interruptions: tuple[InterruptionView, ...] = ()  # ends and resumes; with the course only
 
 
 @dataclass(frozen=True)
 class ProcessView:
     """One process of a group, as supervisord, the rollout and the crash guard know it."""
 
-    name: str
-    statename: str  # supervisord's
-    pid: int
-    warm: bool
+    name: str  # the name of the process
+    statename: str  # the state of the process, in supervisord's words
+    pid: int  # its pid; 0: it does not run
+    warm: bool  # it is warm
     gate: str  # open, closed, or unknown: the listener is not running
-    stage: Stage
+    stage: Stage  # where it stands
     seconds: float  # in this stage
-    ports: tuple[int, ...]
+    ports: tuple[int, ...]  # the ports that it listens on
     tries: int  # warm-ups that failed
     retry_in: float  # seconds until the next warm-up; 0: none is due
-    why: str
+    why: str  # what happened to it; empty: nothing special
     guarded: bool  # the crash guard is on for this group
 
 
@@ -148,9 +148,9 @@ class ProcessView:
 class ReportView:
     """What a preflight check found."""
 
-    group: str
+    group: str  # the group
     ok: bool  # no finding is an error
-    findings: tuple[Finding, ...]
+    findings: tuple[Finding, ...]  # what is wrong
     checked: tuple[str, ...]  # what was read or tried, with or without findings
     skipped: tuple[str, ...]  # what could not be read or tried, and why
 

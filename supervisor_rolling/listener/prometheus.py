@@ -13,6 +13,7 @@ import socketserver
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
@@ -46,6 +47,31 @@ PREFIX = "supervisor_rolling"
 STAGE_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 REQUEST_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 ROLLOUT_BUCKETS = (1, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric; Prometheus has its name behind ``PREFIX``, and that of a counter before ``_total``."""
+
+    name: str
+    kind: str  # Counter, Gauge or Histogram
+    text: str  # what it counts or measures
+    labels: tuple[str, ...] = ()  # besides group
+    buckets: tuple[float, ...] = ()
+
+
+METRICS = (
+    Metric("rollouts", "Counter", "Rollouts that ended, by result.", ("result",)),
+    Metric("rollout_seconds", "Histogram", "Duration of rollouts.", ("result",), ROLLOUT_BUCKETS),
+    Metric("remaining_processes", "Gauge", "Processes that the running rollout has yet to replace."),
+    Metric("stage_seconds", "Histogram", "Time that a process spends in a stage.", ("stage",), STAGE_BUCKETS),
+    Metric("processes", "Gauge", "Processes by stage.", ("stage",)),
+    Metric("closed_ports", "Gauge", "Ports that are closed to new connections."),
+    Metric("warmup_request_seconds", "Histogram", "Duration of warm-up requests.", buckets=REQUEST_BUCKETS),
+    Metric("warmup_failures", "Counter", "Warm-ups that failed or timed out."),
+    Metric("guard_warmups", "Counter", "Processes warmed after a crash, a boot or a manual restart."),
+)
+"""All of them; the documentation lists them."""
 
 
 class PrometheusMetrics:
@@ -191,54 +217,42 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
 
 
 class _Series:
-    """All metrics; the README lists them."""
+    """All metrics of ``METRICS``, by name."""
 
     def __init__(self, library: Any) -> None:
         self.registry = library.CollectorRegistry()
-
-        def make(kind: str, name: str, text: str, *labels: str, **more: Any) -> Any:
-            names = ("group", *labels)
-            return getattr(library, kind)(f"{PREFIX}_{name}", text, names, registry=self.registry, **more)
-
-        self._rollouts = make("Counter", "rollouts", "Rollouts that ended, by result.", "result")
-        self._rollout_seconds = make(
-            "Histogram", "rollout_seconds", "Duration of rollouts.", "result", buckets=ROLLOUT_BUCKETS
-        )
-        self._remaining = make("Gauge", "remaining_processes", "Processes that the running rollout has yet to replace.")
-        self._stage_seconds = make(
-            "Histogram", "stage_seconds", "Time that a process spends in a stage.", "stage", buckets=STAGE_BUCKETS
-        )
-        self._processes = make("Gauge", "processes", "Processes by stage.", "stage")
-        self._closed = make("Gauge", "closed_ports", "Ports that are closed to new connections.")
-        self._request_seconds = make(
-            "Histogram", "warmup_request_seconds", "Duration of warm-up requests.", buckets=REQUEST_BUCKETS
-        )
-        self._guard_warmups = make(
-            "Counter", "guard_warmups", "Processes warmed after a crash, a boot or a manual restart."
-        )
-        self._failures = make("Counter", "warmup_failures", "Warm-ups that failed or timed out.")
+        self._metrics = {
+            one.name: getattr(library, one.kind)(
+                f"{PREFIX}_{one.name}",
+                one.text,
+                ("group", *one.labels),
+                registry=self.registry,
+                **({"buckets": one.buckets} if one.buckets else {}),
+            )
+            for one in METRICS
+        }
 
     def update(self, group: str, found: GroupMetrics) -> None:
         for stage, number in found.stages.items():
-            self._processes.labels(group, stage).set(number)
-        self._closed.labels(group).set(found.closed_ports)
-        self._remaining.labels(group).set(found.remaining)
-        self._guard_warmups.labels(group).inc(found.guard_warmups)
+            self._metrics["processes"].labels(group, stage).set(number)
+        self._metrics["closed_ports"].labels(group).set(found.closed_ports)
+        self._metrics["remaining_processes"].labels(group).set(found.remaining)
+        self._metrics["guard_warmups"].labels(group).inc(found.guard_warmups)
         for stage, seconds in found.stage_seconds:
-            self._stage_seconds.labels(group, stage).observe(seconds)
+            self._metrics["stage_seconds"].labels(group, stage).observe(seconds)
         for result in ("done", "failed", "aborted"):
-            self._rollouts.labels(group, result).inc(found.ended == result)
+            self._metrics["rollouts"].labels(group, result).inc(found.ended == result)
         if found.ended:
-            self._rollout_seconds.labels(group, found.ended).observe(found.seconds)
+            self._metrics["rollout_seconds"].labels(group, found.ended).observe(found.seconds)
 
     def add_warmup(self, group: str, status: WarmupStatus) -> None:
         for milliseconds in status.latencies:
-            self._request_seconds.labels(group).observe(milliseconds / 1000)
-        self._failures.labels(group).inc(status.state != "warm")
+            self._metrics["warmup_request_seconds"].labels(group).observe(milliseconds / 1000)
+        self._metrics["warmup_failures"].labels(group).inc(status.state != "warm")
 
     def forget(self, group: str) -> None:
         """A group that is neither guarded nor in a rollout has no gauges; its counters stay."""
         for stage in Stage:
-            self._processes.remove(group, stage.value)
-        for gauge in (self._closed, self._remaining):
-            gauge.remove(group)
+            self._metrics["processes"].remove(group, stage.value)
+        for gauge in ("closed_ports", "remaining_processes"):
+            self._metrics[gauge].remove(group)

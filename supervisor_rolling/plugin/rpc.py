@@ -99,7 +99,7 @@ class RollingNamespaceRPCInterface(ListenerMethods):
     def getAPIVersion(self) -> str:
         """Return the version of this namespace's API
 
-        @return string version id
+        @return string version  The version
         """
         self._update("getAPIVersion")
         return API_VERSION

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from from_code import configuration
+from from_code import PARTS, configuration, json_views, xmlrpc_methods
 from supervisor_rolling.listener.config.parser import keys_of
+from supervisor_rolling.plugin.rpc import RollingNamespaceRPCInterface
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -71,3 +73,30 @@ def test_man_pages_are_those_of_the_sources(tmp_path: Path) -> None:
         for folder in (tmp_path / "m", ROOT / "conf" / "man")
     )
     assert now == before, "make docs writes conf/man anew"
+
+
+# --- interfaces
+
+
+def test_each_field_of_json_has_a_meaning() -> None:
+    for file, schema in json_views.schemas().items():
+        objects = {file: schema, **{name: one for name, one in schema["$defs"].items() if "enum" not in one}}
+        for name, found in objects.items():
+            for field, one in json_views.fields(found):
+                assert json_views.sentence(one), (
+                    f"{file}: write what {field} of {name} means, in a comment at its field"
+                )
+
+
+def test_each_xmlrpc_method_says_what_it_takes_and_returns() -> None:
+    for method in xmlrpc_methods.methods():
+        taken = list(inspect.signature(getattr(RollingNamespaceRPCInterface, method.name)).parameters)[1:]
+        assert [one.name for one in method.parameters] == taken
+        assert all(one.text for one in (*method.parameters, method.returned)), method.name
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_part_of_a_page_has_no_empty_text(part: str) -> None:
+    text = PARTS[part]()
+    assert len(text) > 100
+    assert "None" not in text

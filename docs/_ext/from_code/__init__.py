@@ -15,13 +15,18 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from from_code import commands, configuration, diagrams
+from from_code import commands, configuration, diagrams, event_types, json_views, metrics, xmlrpc_methods
 
 PARTS: Mapping[str, Callable[[], str]] = {
     "commands": commands.reference,
     "program-options": commands.program_options,
     "exit-statuses": commands.exit_statuses,
     "configuration": configuration.reference,
+    "json": json_views.reference,
+    "xmlrpc": xmlrpc_methods.reference,
+    "faults": xmlrpc_methods.faults,
+    "events": event_types.reference,
+    "metrics": metrics.reference,
     "rollout-stages": diagrams.rollout_stages,
     "guard-stages": diagrams.guard_stages,
 }

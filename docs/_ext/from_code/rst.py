@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from types import ModuleType
@@ -16,6 +17,11 @@ def comments(module: ModuleType) -> Mapping[tuple[str, str], str]:
     of the module."""
     found = ModuleAnalyzer.for_module(module.__name__).find_attr_docs()
     return {place: " ".join(lines).strip() for place, lines in found.items()}
+
+
+def escaped(text: str) -> str:
+    """Plain text, in which no character is markup."""
+    return re.sub(r"([*`|_\\])", r"\\\1", text)
 
 
 def section(title: str, *blocks: str, line: str = "-") -> str:
