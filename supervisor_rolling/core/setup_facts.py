@@ -22,6 +22,7 @@ class InspectedGroup:
     ready: str = ""  # a path that answers 200 at each process
     root_status: int = 0  # of GET / at a process; 0: no HTTP
     balancer: str = ""  # the load balancer that was read, and from which file
+    nginx: str = ""  # the file of an nginx that was not started with its default one
     findings: tuple[Finding, ...] = ()  # in the load balancer's configuration
 
 

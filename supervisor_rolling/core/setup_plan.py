@@ -237,13 +237,21 @@ def _group_text(group: InspectedGroup) -> str:
     warmup = [f"      ready: {group.ready}"] if group.ready else []
     if 200 <= group.root_status < 300:
         warmup += ["      requests:", "        - /                # add the pages that are slow at first"]
-    return "\n".join(lines + (["    warmup:", *warmup] if warmup else [])) + "\n"
+    if warmup:
+        lines += ["    warmup:", *warmup]
+    if group.nginx:
+        lines += ["    balancer:", f"      nginx: {_in_quotes(group.nginx)}"]
+    return "\n".join(lines) + "\n"
 
 
 def _quoted(name: str) -> str:
     """A name as YAML has it: ``no`` and ``8000`` are no names without quotes."""
     is_plain = name.replace("-", "").replace("_", "").isalpha() and name[0].isalpha() and name.lower() not in _WORDS
-    return name if is_plain else "'" + name.replace("'", "''") + "'"
+    return name if is_plain else _in_quotes(name)
+
+
+def _in_quotes(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 _WORDS = {"true", "false", "yes", "no", "on", "off", "null", "y", "n"}

@@ -18,8 +18,9 @@ from supervisor_rolling.codec import dump, load
 from supervisor_rolling.core.checks import clients, nginx
 from supervisor_rolling.core.endpoint import Endpoints, tcp
 from supervisor_rolling.core.errors import ConfigError, GateError, SocketsError
-from supervisor_rolling.core.policy import Config, GatePolicy, Policy, PortRule
+from supervisor_rolling.core.policy import BalancerPolicy, Config, GatePolicy, Policy, PortRule
 from supervisor_rolling.core.preflight_report import Finding
+from supervisor_rolling.core.proxy_config import NGINX
 from supervisor_rolling.core.setup_facts import InspectedGroup, Inspection
 from supervisor_rolling.core.setup_plan import unfit
 from supervisor_rolling.core.share import limit_for
@@ -135,14 +136,26 @@ def _status(address: str, port: int, path: str) -> int:
 def _with_balancer(group: InspectedGroup) -> InspectedGroup:
     """The group, with the load balancer before it, and what is wrong with that one."""
     endpoints: Endpoints = {process: tuple(map(tcp, ports)) for process, ports in group.ports.items()}
+    policy = Policy(group.name, PortRule(auto=True))
+    facts, policy = _read_balancers(policy, endpoints)
+    if not (facts.nginx and facts.nginx.servers):
+        nginxes = [one for one in facts.clients.clients if one.name in NGINX]  # without a connection, too
+        for nginx_file in dict.fromkeys(path for one in nginxes for path, _ in one.files[:1]):
+            named = replace(policy, balancer=BalancerPolicy(nginx=nginx_file))
+            there, named = _read_balancers(named, endpoints)
+            if there.nginx and there.nginx.servers:
+                facts, policy, group = there, named, replace(group, nginx=nginx_file)
+                break
+    return replace(group, balancer=_source(facts), findings=tuple(_findings(facts, policy, endpoints)))
+
+
+def _read_balancers(policy: Policy, endpoints: Endpoints) -> tuple[LoadBalancerFacts, Policy]:
+    """What is known of the load balancers, and the policy with what they ask for."""
     balancers = LoadBalancers(NginxConfigurations(time.monotonic), ConnectedClients(time.monotonic))
     since = time.monotonic()
-    policy = Policy(group.name, PortRule(auto=True))
     while not balancers.are_read(policy, endpoints, "auto", since) and time.monotonic() < since + BALANCER_TIMEOUT:
         time.sleep(0.05)
-    facts = balancers.found(policy, endpoints)
-    policy = balancers.with_min_ready(policy, endpoints)
-    return replace(group, balancer=_source(facts), findings=tuple(_findings(facts, policy, endpoints)))
+    return balancers.found(policy, endpoints), balancers.with_min_ready(policy, endpoints)
 
 
 def _source(facts: LoadBalancerFacts) -> str:

@@ -122,6 +122,12 @@ def test_package_drop_in_stays() -> None:
     assert [change.path for change in make_plan(host, SEEN, []).files] == [POLICY]
 
 
+def test_other_file_of_nginx_is_named() -> None:
+    group = replace(APP, nginx="/srv/it's/nginx.conf")
+    text = make_plan(HOST, replace(SEEN, groups=(group,)), []).files[1].text
+    assert config.parse(text.encode(), POLICY).groups["app"].balancer.nginx == group.nginx
+
+
 # --- where
 
 

@@ -21,6 +21,9 @@ from supervisor_rolling.ctl.exit_status import FAILED, NO_PERMISSION, CommandErr
 RUN_TIMEOUT = 90.0
 """Seconds for a program: the listener's reads nginx's configuration and looks who connects."""
 
+_NO_SCRIPT = ("-m", "-c")
+"""Options of Python that name what to run."""
+
 _CONFIGURATION = ("-c", "--configuration")
 
 _IMPORT = """
@@ -113,8 +116,9 @@ def find_supervisord(pid: int) -> Supervisord:
             FAILED,
         )
     flags, script = _split(words[1:])
-    first_path = directory if script[:1] == ["-m"] else os.path.dirname(os.path.join(directory, (script or [""])[0]))
-    named = _configuration(script)
+    is_script = bool(script) and script[0] not in _NO_SCRIPT
+    first_path = os.path.dirname(os.path.join(directory, script[0])) if is_script else directory
+    named = _configuration(script[1:] if is_script else script[2:])
     return Supervisord(
         pid,
         uid,
@@ -129,10 +133,10 @@ def find_supervisord(pid: int) -> Supervisord:
 
 
 def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The flags of Python, and the rest from the script or ``-m`` on."""
+    """The flags of Python, and the rest from the script, ``-m`` or ``-c`` on."""
     flags: list[str] = []
     rest = list(words)
-    while rest and rest[0].startswith("-") and rest[0] != "-m":
+    while rest and rest[0].startswith("-") and rest[0] not in _NO_SCRIPT:
         taken = 2 if rest[0] in ("-W", "-X") else 1
         flags, rest = flags + rest[:taken], rest[taken:]
     return flags, rest
