@@ -18,8 +18,10 @@ from supervisor_rolling import __version__
 from supervisor_rolling.core.text import shown
 from supervisor_rolling.ctl.commands import RollingControllerPlugin
 from supervisor_rolling.ctl.exit_status import USAGE
+from supervisor_rolling.ctl.help_command import print_page
 from supervisor_rolling.ctl.output import Output
 from supervisor_rolling.ctl.usage import COMMANDS, PREFIX, UsageError, help_text, verb
+from supervisor_rolling.help import is_code
 
 PROGRAM = "supervisor_rolling"
 
@@ -41,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words == ["--version"]:
         print(__version__)
         return 0
+    if len(words) == 2 and words[0] == "help" and is_code(words[1]):  # needs no supervisord
+        return print_page(Output(sys.stdout), words[1])
     options = ProgramOptions()
     try:
         options.realize(words, doc=_overview(), progname=PROGRAM)
@@ -91,7 +95,9 @@ def _known(word: str) -> str:
 def _overview() -> str:
     heads = [f"  {verb(command):<28}{known.about}" for command, known in COMMANDS.items()]
     lines = [f"{PROGRAM} [-c FILE | -s URL] COMMAND ...", "", *heads, "", OPTIONS]
-    return "\n".join([*lines, "", f"More: {PROGRAM} help COMMAND"])
+    return "\n".join(
+        [*lines, "", f"More: {PROGRAM} help COMMAND, {PROGRAM} help CODE for the code at the end of a message"]
+    )
 
 
 def _fail(text: str, as_json: bool) -> int:

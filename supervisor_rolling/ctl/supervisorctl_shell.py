@@ -6,21 +6,28 @@ supervisor's own commands. So both methods of the controller are wrapped.
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from supervisor_rolling.ctl.exit_status import CONNECTION_ERRORS
-from supervisor_rolling.ctl.usage import IN_SUPERVISORCTL, JSON, Command, help_text
+from supervisor_rolling.ctl.exit_status import CONNECTION_ERRORS, USAGE
+from supervisor_rolling.ctl.help_command import print_page
+from supervisor_rolling.ctl.output import Output
+from supervisor_rolling.ctl.usage import IN_SUPERVISORCTL, JSON, PREFIX, Command, help_text
+from supervisor_rolling.help import is_code
 
 
 def extend_shell(controller: Any) -> None:
-    """Have a ``supervisor.supervisorctl.Controller`` know the help and the words of our commands."""
+    """Have a ``supervisor.supervisorctl.Controller`` know the help and the words of our commands, and typing errors."""
     usual_help, usual_complete = getattr(controller, "do_help", None), getattr(controller, "complete", None)
+    usual_default = getattr(controller, "default", None)
     found: list[str] | None = None
 
     def do_help(arg: str) -> None:
         if arg.strip() in IN_SUPERVISORCTL:
             controller.output(help_text(arg.strip()))
+        elif is_code(arg.strip()):
+            controller.exitstatus = print_page(Output(controller.stdout), arg.strip())
         elif usual_help:
             usual_help(arg)
 
@@ -33,7 +40,20 @@ def extend_shell(controller: Any) -> None:
             return usual_complete(text, state, line) if usual_complete else None
         return found[state] if state < len(found) else None
 
-    controller.do_help, controller.complete = do_help, complete
+    def default(line: str) -> None:
+        name = line.split()[0]
+        if name.startswith(PREFIX):
+            Output(controller.stdout).print([f"ERROR: there is no command {name}{_similar(name)}"])
+            controller.exitstatus = USAGE
+        elif usual_default:
+            usual_default(line)
+
+    controller.do_help, controller.complete, controller.default = do_help, complete, default
+
+
+def _similar(name: str) -> str:
+    close = difflib.get_close_matches(name, IN_SUPERVISORCTL, n=1)
+    return f" (did you mean {close[0]}?)" if close else f" (the commands are: {', '.join(IN_SUPERVISORCTL)})"
 
 
 def completions(line: str, text: str, processes: Callable[[], Sequence[Mapping[str, str]]]) -> list[str] | None:
