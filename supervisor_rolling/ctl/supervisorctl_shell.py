@@ -13,7 +13,7 @@ from typing import Any
 from supervisor_rolling.ctl.exit_status import CONNECTION_ERRORS, USAGE
 from supervisor_rolling.ctl.help_command import print_page
 from supervisor_rolling.ctl.output import Output
-from supervisor_rolling.ctl.usage import IN_SUPERVISORCTL, JSON, PREFIX, Command, help_text
+from supervisor_rolling.ctl.usage import IN_SUPERVISORCTL, JSON, PREFIX, Command, help_text, verb
 from supervisor_rolling.help import is_code
 
 
@@ -52,8 +52,8 @@ def extend_shell(controller: Any) -> None:
 
 
 def _similar(name: str) -> str:
-    close = difflib.get_close_matches(name, IN_SUPERVISORCTL, n=1)
-    return f" (did you mean {close[0]}?)" if close else f" (the commands are: {', '.join(IN_SUPERVISORCTL)})"
+    close = difflib.get_close_matches(verb(name), map(verb, IN_SUPERVISORCTL), n=1)
+    return f" (did you mean {PREFIX}{close[0]}?)" if close else f" (the commands are: {', '.join(IN_SUPERVISORCTL)})"
 
 
 def completions(line: str, text: str, processes: Callable[[], Sequence[Mapping[str, str]]]) -> list[str] | None:

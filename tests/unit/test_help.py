@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -116,17 +117,19 @@ def test_program_ends_with_2_for_unknown_code(capsys: pytest.CaptureFixture[str]
 
 
 @pytest.fixture
-def supervisorctl(capsys: pytest.CaptureFixture[str]) -> Supervisorctl:
-    """As it is, with the plugin; it keeps the standard output of its start."""
+def supervisorctl() -> Supervisorctl:
+    """As it is, with the plugin; its output goes into a string."""
     options = ClientOptions()
     options.prompt = "supervisor"
     options.plugin_factories.append(("rolling", make_rolling_controllerplugin, {}))
-    return Supervisorctl(options)
+    found = Supervisorctl(options)
+    found.stdout = io.StringIO()
+    return found
 
 
-def test_supervisorctl_prints_entry(supervisorctl: Supervisorctl, capsys: pytest.CaptureFixture[str]) -> None:
+def test_supervisorctl_prints_entry(supervisorctl: Supervisorctl) -> None:
     supervisorctl.onecmd("help WARMUP.status")
-    assert capsys.readouterr().out.startswith("warmup.status\n")
+    assert supervisorctl.stdout.getvalue().startswith("warmup.status\n")
 
 
 @pytest.mark.parametrize(
@@ -137,11 +140,9 @@ def test_supervisorctl_prints_entry(supervisorctl: Supervisorctl, capsys: pytest
         ("restrat app", "*** Unknown syntax: restrat app"),
     ],
 )
-def test_mistyped_command_is_named(
-    supervisorctl: Supervisorctl, capsys: pytest.CaptureFixture[str], line: str, answer: str
-) -> None:
+def test_mistyped_command_is_named(supervisorctl: Supervisorctl, line: str, answer: str) -> None:
     supervisorctl.onecmd(line)
-    assert answer in capsys.readouterr().out
+    assert answer in supervisorctl.stdout.getvalue()
     assert supervisorctl.exitstatus
 
 
