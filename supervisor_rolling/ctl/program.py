@@ -17,9 +17,11 @@ from supervisor.supervisorctl import Controller
 from supervisor_rolling import __version__
 from supervisor_rolling.core.text import shown
 from supervisor_rolling.ctl.commands import RollingControllerPlugin
+from supervisor_rolling.ctl.completion import print_completions
 from supervisor_rolling.ctl.exit_status import USAGE
 from supervisor_rolling.ctl.help_command import print_page
 from supervisor_rolling.ctl.output import Output
+from supervisor_rolling.ctl.supervisorctl_shell import all_processes
 from supervisor_rolling.ctl.usage import COMMANDS, PREFIX, UsageError, help_text, verb
 from supervisor_rolling.help import is_code
 
@@ -45,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if len(words) == 2 and words[0] == "help" and is_code(words[1]):  # needs no supervisord
         return print_page(Output(sys.stdout), words[1])
+    if words[:1] == ["complete"]:
+        return print_completions(words[1:], lambda given: all_processes(Controller(_realized(given))))
     options = ProgramOptions()
     try:
         options.realize(words, doc=_overview(), progname=PROGRAM)
@@ -83,6 +87,12 @@ class ProgramOptions(ClientOptions):
             if self.serverurl is None:
                 raise
             return self.configroot.supervisorctl
+
+
+def _realized(words: Sequence[str]) -> ClientOptions:
+    options = ProgramOptions()
+    options.realize(list(words), doc="", progname=PROGRAM)
+    return options
 
 
 def _known(word: str) -> str:

@@ -56,13 +56,18 @@ def _similar(name: str) -> str:
     return f" (did you mean {PREFIX}{close[0]}?)" if close else f" (the commands are: {', '.join(IN_SUPERVISORCTL)})"
 
 
-def completions(line: str, text: str, processes: Callable[[], Sequence[Mapping[str, str]]]) -> list[str] | None:
-    """What the last word of a command line may become; None if the command is not one of ours. ``text``: as much of
+def completions(
+    line: str,
+    text: str,
+    processes: Callable[[], Sequence[Mapping[str, str]]],
+    commands: Mapping[str, Command] = IN_SUPERVISORCTL,
+) -> list[str] | None:
+    """What the last word of a command line may become; None if the command is not one of these. ``text``: as much of
     the word as there is. ``processes`` gives supervisord's, structs with group and name."""
     words = line.split()
-    if not words or words[0] not in IN_SUPERVISORCTL or (len(words) == 1 and not line.endswith(" ")):
+    if not words or words[0] not in commands or (len(words) == 1 and not line.endswith(" ")):
         return None
-    command = IN_SUPERVISORCTL[words[0]]
+    command = commands[words[0]]
     with_value = {flag for one in command.options if one.metavar for flag in (one.flag, one.short)}
     if line[: len(line) - len(text)].split()[-1] in with_value:
         return []

@@ -15,7 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("setup.py", "README.rst", "pyproject.toml")
-FOLDERS = ("supervisor_rolling", "conf/man")
+FOLDERS = ("supervisor_rolling", "conf/man", "conf/completion")
 
 PROGRAMS = {"supervisord": "supervisor.supervisord", "supervisorctl": "supervisor.supervisorctl"}
 """The module of each, which has a ``main``."""

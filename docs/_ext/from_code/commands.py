@@ -33,7 +33,8 @@ def exit_statuses() -> str:
 def _command(name: str, command: Command) -> str:
     usages = definitions({f"``{name} {after}".rstrip() + "``": _sentence(text) for after, text in command.usages})
     options = [_option(option) for option in (*command.options, JSON)]
-    return section(name, usages, directive("program", f"supervisor_rolling {name}"), *options)
+    where = "" if command.is_in_supervisorctl else "A verb of ``supervisor_rolling`` only."
+    return section(name, where, usages, directive("program", f"supervisor_rolling {name}"), *options)
 
 
 def _option(option: Option) -> str:
