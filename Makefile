@@ -11,8 +11,8 @@ AS_ROOT = $(SUDO) env PYTHONDONTWRITEBYTECODE=1
 export PATH := $(PATH):/usr/sbin:/sbin
 PACKAGES = nginx libnginx-mod-http-upstream-fair haproxy iptables nftables libnftables1 iproute2 gcc python3-dev python3-venv
 
-# For the tests only: another shell, a browser, Node as an XML-RPC client, and other load balancers. Node's own packages have npm in
-# them, Debian's do not.
+# For the tests only: another shell, a browser, Node as an XML-RPC client, and other load balancers. Node's own packages
+# have npm in them, Debian's do not.
 TESTED_WITH = zsh chromium chromium-driver caddy apache2 varnish $(if $(shell command -v npm),,nodejs npm)
 matrix .venv/has-demo,test .venv/has-demo,test,lint: PACKAGES += $(TESTED_WITH)
 NODE_CLIENT = .venv/node/node_modules/xmlrpc
