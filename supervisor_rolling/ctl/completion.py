@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from supervisor_rolling.ctl.supervisorctl_shell import completions
 from supervisor_rolling.ctl.usage import COMMANDS, PREFIX, verb
+from supervisor_rolling.help import entries
 
 WITHIN = 2.0
 """Seconds: a shell that waits for longer seems to hang."""
@@ -42,8 +43,7 @@ def candidates(words: Sequence[str], processes: Processes) -> list[str]:
     if at > len(before):  # the value of an option
         return []
     if not rest or rest == ["help"]:
-        verbs = [verb(command) for command in COMMANDS]
-        found = OPTIONS if text.startswith("-") else verbs if rest else [*verbs, "help"]
+        found = OPTIONS if text.startswith("-") else (*map(verb, COMMANDS), *(entries() if rest else ["help"]))
         return [one for one in found if one.startswith(text)]
     line = " ".join([PREFIX + rest[0], *rest[1:], text])
     return [one.rstrip() for one in completions(line, text, lambda: _asked(processes, options), COMMANDS) or ()]

@@ -42,7 +42,8 @@ def down(_: Sequence[str]) -> Sequence[Mapping[str, str]]:
     ("line", "found"),
     [
         ("re", ["restart", "resume", "report"]),
-        ("help st", ["status"]),
+        ("help sta", ["status"]),
+        ("help warmup.statu", ["warmup.status"]),
         ("-", ["-c", "-s", "-u", "-p", "-h", "--version"]),
         ("restart --n", ["--no-wait"]),
         ("-c ", []),  # a file
