@@ -14,6 +14,7 @@ from supervisor_rolling.core.observation import Observation
 from supervisor_rolling.core.policy import GatePolicy, Policy, Share
 from supervisor_rolling.core.process import Process
 from supervisor_rolling.core.process_states import ALIVE, NOT_UP
+from supervisor_rolling.core.reason import Reason
 from supervisor_rolling.core.rollout import Interruption, Member, Rollout, Stage
 from supervisor_rolling.core.share import limit_for
 from supervisor_rolling.core.text import listed
@@ -26,7 +27,7 @@ def begin(
     gate: GatePolicy,
     observed: Observation,
     endpoints: Endpoints,
-    failed: Mapping[str, str],
+    failed: Mapping[str, Reason],
 ) -> Rollout:
     """A rollout of all processes of the group that are not stopped.
 
@@ -43,14 +44,16 @@ def begin(
     return with_availability(replace(rollout, min_available=len(members)), in_service(rollout, observed), observed.at)
 
 
-def kept_closed(previous: Rollout | None, guard_state: GuardState | None) -> dict[str, str]:
+def kept_closed(previous: Rollout | None, guard_state: GuardState | None) -> dict[str, Reason]:
     """Those that failed and are closed for it, and why: what the last rollout left so, unless the guard has opened it
     since, and what the guard could not warm."""
-    left = {m.name: m.why for m in previous.members if m.stage is Stage.FAILED} if previous else {}
+    left = {m.name: Reason(m.code, m.why) for m in previous.members if m.stage is Stage.FAILED} if previous else {}
     if guard_state is None:
         return left
     closed = [guarded for guarded in guard_state.guarded if guarded.closed]
-    failed = {guarded.name: guarded.problem for guarded in closed if guarded.stage is Stage.FAILED}
+    failed = {
+        guarded.name: Reason(guarded.code, guarded.problem) for guarded in closed if guarded.stage is Stage.FAILED
+    }
     return {**{guarded.name: left[guarded.name] for guarded in closed if guarded.name in left}, **failed}
 
 
@@ -150,9 +153,10 @@ def check_stop_timeout(rollout: Rollout, processes: Mapping[str, Process]) -> No
     )
 
 
-def _member(process: Process, endpoints: tuple[Endpoint, ...], failed: str | None, at: float) -> Member:
+def _member(process: Process, endpoints: tuple[Endpoint, ...], failed: Reason | None, at: float) -> Member:
     if failed is not None:
-        kept = Member(process.name, endpoints, stage=Stage.FAILED, why=failed, since=at, spawned=process.spawned)
+        kept = Member(process.name, endpoints, stage=Stage.FAILED, since=at, spawned=process.spawned, why=failed.text)
+        kept = replace(kept, code=failed.code)
         return noted(Member(process.name, endpoints), kept, at)
     if process.state in ("STOPPED", "UNKNOWN"):
         return Member(process.name, endpoints, selected=False, why=f"is {process.state}, and is left as it is")
@@ -166,7 +170,7 @@ def _carried(member: Member, before: Member | None, processes: Mapping[str, Proc
     if before.replaced and before.stage is Stage.OPEN and process.state in ALIVE:
         # Another incarnation was started by another client, and is not known to be warm.
         warmed = before.pid if before.new == process.incarnation else 0
-        return replace(before, pid=warmed, endpoints=member.endpoints, failed=False, why="")
+        return replace(before, pid=warmed, endpoints=member.endpoints, failed=False, why="", code="")
     was_asked_for = before.selected or before.attempted or bool(before.why)
     return replace(member, selected=member.selected and was_asked_for, steps=(*before.steps, *member.steps))
 

@@ -20,9 +20,10 @@ from supervisor_rolling.core.policy import DrainPolicy
 from supervisor_rolling.core.process import Process
 from supervisor_rolling.core.process_states import DOWN, closed_since
 from supervisor_rolling.core.proxy_config import PROGRAMS
+from supervisor_rolling.core.reason import Reason
 from supervisor_rolling.core.rollout import Member, Rollout, Stage
 from supervisor_rolling.core.text import printable
-from supervisor_rolling.core.transitions import enter_stage, fail_and_put_back, put_back
+from supervisor_rolling.core.transitions import enter_stage, fail_and_put_back, put_back, with_failure
 
 POOL_REFUSED = ("refuse", "application")
 """The values of ``drain.keepalive`` with which requests on old keep-alive connections end a rollout."""
@@ -55,7 +56,7 @@ def draining(member: Member, process: Process, rollout: Rollout, observed: Obser
         return _exited(member, process, rollout, observed)
     if member.name in observed.leaks:
         text = _leak_text(member, rollout.gate.backend, observed.leaks[member.name])
-        return fail_and_put_back(member, observed, text)
+        return fail_and_put_back(member, observed, Reason("drain.leak", text))
     waited = drained_for(member, observed.at, observed.closed)
     if waited < 0 or member.name not in observed.connections:
         return _wait_for_gate(member, observed)
@@ -99,7 +100,7 @@ def _wait_for_state(member: Member, process: Process, rollout: Rollout, observed
     if observed.at - member.since < timeout:
         return member
     text = f"was not replaced, because it has been {process.state} for {timeout:g} s (restart.timeout)"
-    return fail_and_put_back(member, observed, text)
+    return fail_and_put_back(member, observed, Reason("restart.other", text))
 
 
 def _exited(member: Member, process: Process, rollout: Rollout, observed: Observation) -> Member:
@@ -111,7 +112,7 @@ def _exited(member: Member, process: Process, rollout: Rollout, observed: Observ
         f"exited after SIG{signal} (drain.signal): requests in flight were lost. Fix: give it a handler for this "
         "signal, or remove drain.signal"
     )
-    return replace(after, failed=True, why=text)
+    return with_failure(after, Reason("drain.signal", text))
 
 
 def _wait_for_gate(member: Member, observed: Observation) -> Member:
@@ -119,9 +120,8 @@ def _wait_for_gate(member: Member, observed: Observation) -> Member:
     if observed.at - observed.unclosed.get(member.name, observed.at) < GATE_TIMEOUT:
         return member
     reason = observed.gate_problem or "the kernel does not show the rule"
-    return fail_and_put_back(
-        member, observed, f"its gate could not be closed within {GATE_TIMEOUT:g} s, so it was not stopped: {reason}"
-    )
+    text = f"its gate could not be closed within {GATE_TIMEOUT:g} s, so it was not stopped: {reason}"
+    return fail_and_put_back(member, observed, Reason("drain.gate", text))
 
 
 def _behind_gate(member: Member, rollout: Rollout, observed: Observation, waited: float) -> Member:
@@ -136,7 +136,7 @@ def _behind_gate(member: Member, rollout: Rollout, observed: Observation, waited
             return member
     reuse = observed.reuses.get(member.name, KeepaliveReuse())
     if policy.keepalive in POOL_REFUSED and _is_pool(reuse, waited, overdue):
-        return fail_and_put_back(member, observed, _reuse_text(member, reuse))
+        return fail_and_put_back(member, observed, Reason("drain.keepalive", _reuse_text(member, reuse)))
     member = replace(member, lingering_connections=left)
     return _timed_out(member, rollout, observed, waited) if overdue else member
 
@@ -147,9 +147,10 @@ def _with_closed_pool(member: Member, policy: DrainPolicy, observed: Observation
     if min(waited, observed.idle_for.get(member.name, 0.0)) >= max(policy.idle_after, policy.min_seconds):
         return _drained_with_lingering(member, observed, waited)
     if member.name in observed.opaque and waited >= OPAQUE_GRACE:
-        return fail_and_put_back(member, observed, _opaque_text(member))
+        return fail_and_put_back(member, observed, Reason("drain.tls", _opaque_text(member)))
     if member.name in observed.reuses:
-        return fail_and_put_back(member, observed, _not_nginx_text(member, observed.reuses[member.name]))
+        text = _not_nginx_text(member, observed.reuses[member.name])
+        return fail_and_put_back(member, observed, Reason("drain.not_nginx", text))
     return member
 
 
@@ -161,7 +162,7 @@ def _is_pool(reuse: KeepaliveReuse, waited: float, overdue: bool) -> bool:
 def _timed_out(member: Member, rollout: Rollout, observed: Observation, waited: float) -> Member:
     if rollout.policy.drain.on_timeout == "fail" and not member.was_closed:
         member = replace(member, oldest_lingering=_oldest_left(member, observed, waited))
-        return fail_and_put_back(member, observed, _timeout_text(member, rollout))
+        return fail_and_put_back(member, observed, Reason("drain.timeout", _timeout_text(member, rollout)))
     return _drained_with_lingering(member, observed, waited)
 
 

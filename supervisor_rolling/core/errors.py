@@ -12,23 +12,37 @@ from supervisor_rolling.core.endpoint import Endpoint
 
 
 class RollingError(Exception):
-    """Base of all errors of this package."""
+    """Base of all errors of this package. ``code``: of its entry in supervisor_rolling/help; each kind has one."""
+
+    code = "bug"
+
+    def __init__(self, text: str, code: str = "") -> None:
+        super().__init__(text)
+        self.code = code or self.code
 
 
 class ConfigError(RollingError):
     """The operator's YAML is wrong or says nothing of the group."""
 
+    code = "config"
+
 
 class RefusedError(RollingError):
     """The request is well formed, but to do it now would be unsafe or pointless."""
+
+    code = "refused"
 
 
 class GateError(RollingError):
     """The firewall or the load balancer refused: endpoints may be open."""
 
+    code = "gate"
+
 
 class GatePermissionError(GateError):
     """The listener lacks the rights (CAP_NET_ADMIN, CAP_NET_RAW) or the kernel lacks support."""
+
+    code = "gate.permission"
 
 
 class PartlyClosedError(GateError):
@@ -42,13 +56,19 @@ class PartlyClosedError(GateError):
 class GateBusyError(PartlyClosedError):
     """Another program holds the lock of the firewall, so nothing was changed. Try again in a moment."""
 
+    code = "gate.busy"
+
 
 class SocketsError(RollingError):
     """The kernel did not show the connections of a port, or /proc the sockets of a process."""
 
+    code = "sockets"
+
 
 class SupervisorError(RollingError):
     """supervisord did not answer, or refused an action."""
+
+    code = "supervisor.call"
 
 
 class ConflictError(SupervisorError):
@@ -56,11 +76,11 @@ class ConflictError(SupervisorError):
 
 
 class FaultError(SupervisorError):
-    """supervisord answered a call with a fault: other calls may still work. ``code``: that of the fault."""
+    """supervisord answered a call with a fault: other calls may still work. ``fault``: its number."""
 
-    def __init__(self, text: str, code: int) -> None:
+    def __init__(self, text: str, fault: int) -> None:
         super().__init__(text)
-        self.code = code
+        self.fault = fault
 
 
 class NoKeyError(SupervisorError):
@@ -83,6 +103,21 @@ class Fault:
     LISTENER_ONLY = 309  #: The method is one of those for the listener, and the key is not the listener's.
     INTERNAL_ERROR = 310  #: A bug in supervisor_rolling; the log of supervisord shows it.
 
+
+PAGES = {
+    Fault.LISTENER_DOWN: "listener.down",
+    Fault.ROLLOUT_IN_PROGRESS: "rollout.in_progress",
+    Fault.REFUSED: "refused",
+    Fault.NOT_CONFIGURED: "config",
+    Fault.NO_PERMISSION: "gate.permission",
+    Fault.ROLLOUT_FAILED: "rollout.failed",
+    Fault.ROLLOUT_ABORTED: "rollout.aborted",
+    Fault.NO_ROLLOUT_KNOWN: "rollout.unknown",
+    Fault.CONFLICT: "rollout.conflict",
+    Fault.LISTENER_ONLY: "listener.only",
+    Fault.INTERNAL_ERROR: "bug",
+}
+"""The entry in supervisor_rolling/help of each fault; a message may name a closer one."""
 
 _FAULTS: dict[type[RollingError], int] = {
     ConfigError: Fault.NOT_CONFIGURED,

@@ -64,10 +64,11 @@ from supervisor_rolling.core.observation import Observation
 from supervisor_rolling.core.policy import GatePolicy, Policy
 from supervisor_rolling.core.process import Process
 from supervisor_rolling.core.process_states import ALIVE, CLOSED_STAGES, MANUAL_STOP_GRACE, state_text
+from supervisor_rolling.core.reason import Reason
 from supervisor_rolling.core.rollout import Member, Rollout, Stage, Status
 from supervisor_rolling.core.share import limit_for
 from supervisor_rolling.core.transitions import check_guarded
-from supervisor_rolling.core.warming import WARMUP_REPORT_GRACE, not_warm_text
+from supervisor_rolling.core.warming import WARMUP_REPORT_GRACE, not_warm
 
 MIN_RETRY, MAX_RETRY = 5.0, 60.0
 """Seconds from a warm-up that failed to the next, at first and at most: the reason may pass, such as a database that
@@ -192,23 +193,23 @@ def _warming(
     if status is None or status.incarnation != guarded.incarnation:
         return guarded
     if status.state in ("failed", "late"):
-        return _failed(guarded, not_warm_text(status, policy), observed)
+        return _failed(guarded, not_warm(status, policy), observed)
     if status.state == "warm" and process.state == "RUNNING":
         warm = _to(guarded, Stage.READY if guarded.closed else Stage.OPEN, observed)
         requests, first_ms, last_ms = status.requests, status.first_ms, status.last_ms
-        return replace(warm, requests=requests, first_ms=first_ms, last_ms=last_ms, problem="")
+        return replace(warm, requests=requests, first_ms=first_ms, last_ms=last_ms, problem="", code="")
     waited = observed.at - guarded.since - status.queued
     if status.state == "warming" and waited >= policy.timeout + WARMUP_REPORT_GRACE:
         late = replace(status, state="late", why=status.why or state_text(process))
-        return _failed(guarded, not_warm_text(late, policy), observed)
+        return _failed(guarded, not_warm(late, policy), observed)
     return guarded
 
 
-def _failed(guarded: GuardedProcess, problem: str, observed: Observation) -> GuardedProcess:
+def _failed(guarded: GuardedProcess, reason: Reason, observed: Observation) -> GuardedProcess:
     first, longest = (MIN_RETRY, MAX_RETRY) if guarded.closed else (MIN_OPEN_RETRY, MAX_OPEN_RETRY)
     pause = min(longest, first * 2.0 ** min(guarded.tries, 10))
     failed = _to(guarded, Stage.FAILED, observed)
-    return replace(failed, tries=guarded.tries + 1, retry_at=observed.at + pause, problem=problem)
+    return replace(failed, tries=guarded.tries + 1, retry_at=observed.at + pause, problem=reason.text, code=reason.code)
 
 
 def _to(guarded: GuardedProcess, stage: Stage, observed: Observation) -> GuardedProcess:
@@ -272,7 +273,7 @@ def _taken_over(
     left = next((m for m in rollout.members if m.name == guarded.name and m.stage is Stage.FAILED), None)
     if left is None or left.new != process.incarnation:
         return guarded
-    return _failed(replace(guarded, closed=True), left.why, observed)
+    return _failed(replace(guarded, closed=True), Reason(left.code, left.why), observed)
 
 
 # --- which are closed

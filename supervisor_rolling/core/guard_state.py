@@ -26,6 +26,7 @@ class GuardedProcess:
     first_ms: float = 0.0
     last_ms: float = 0.0
     problem: str = ""  # why the last warm-up failed
+    code: str = ""  # of the problem
     why: str = ""  # the sentence for rolling_status
     spawned: float = 0.0
 

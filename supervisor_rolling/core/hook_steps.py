@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from supervisor_rolling.core.guard_state import GuardedProcess, GuardState
 from supervisor_rolling.core.jobs import HookJob, HookResult, WarmupJob
+from supervisor_rolling.core.reason import Reason
 from supervisor_rolling.core.rollout import Member, Rollout, Status
 
 BEFORE, FAILURE, AFTER = "before_rollout", "on_failure", "after_rollout"
@@ -54,9 +55,11 @@ def concluded(rollout: Rollout, result: HookResult | None) -> Rollout:
     return replace(rollout, status=Status(rollout.final_status), final_status="", why=why)
 
 
-def ended(rollout: Rollout, status: Status, at: float, why: str) -> Rollout:
+def ended(rollout: Rollout, status: Status, at: float, reason: Reason) -> Rollout:
     """The rollout at its end: at once, or when its hooks have run."""
-    rollout = replace(rollout, final_status=status.value, ended_at=at, stuck_since=0.0, why=why)
+    rollout = replace(
+        rollout, final_status=status.value, ended_at=at, stuck_since=0.0, why=reason.text, code=reason.code
+    )
     return concluded(rollout, None)
 
 

@@ -43,6 +43,7 @@ class WarmupStatus:
     queued: float = 0.0  # seconds that it waited for other warm-ups; they do not count for its deadline
     statuses: tuple[int, ...] = ()  # of the same requests as the latencies
     spawned: float = 0.0
+    code: str = ""  # of why, where that is known
 
     @property
     def incarnation(self) -> Incarnation:

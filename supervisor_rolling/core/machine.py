@@ -78,6 +78,7 @@ from supervisor_rolling.core.natural_order import natural
 from supervisor_rolling.core.observation import Observation
 from supervisor_rolling.core.process import Process
 from supervisor_rolling.core.process_states import ALIVE, CLOSED_STAGES, NOT_UP, UNDER_WAY, closed_since, still_runs
+from supervisor_rolling.core.reason import Reason
 from supervisor_rolling.core.restart import restart_action
 from supervisor_rolling.core.rollout import Member, Rollout, Stage, Status, Timing
 from supervisor_rolling.core.stages import step
@@ -101,7 +102,7 @@ def advance(rollout: Rollout, observed: Observation) -> Rollout:
         if not rollout.prepared:
             return waiting_for(rollout, f"its {hook_steps.BEFORE} hook", last_started_at(rollout), at)
         if rollout.why:
-            return waiting_for(hook_steps.ended(rollout, Status.FAILED, at, rollout.why), "", at, at)
+            return waiting_for(hook_steps.ended(rollout, Status.FAILED, at, Reason("hooks", rollout.why)), "", at, at)
     before = rollout.members
     rollout = _extend_deadlines(rollout, observed)
     rollout = replace(rollout, members=tuple(step(member, rollout, observed) for member in rollout.members))
@@ -242,6 +243,7 @@ def _leave(member: Member, observed: Observation) -> Member:
         latencies=(),
         statuses=(),
         why="",
+        code="",
     )
 
 
@@ -277,21 +279,22 @@ def _finish(rollout: Rollout, observed: Observation) -> Rollout:
         return replace(rollout, stuck_since=0.0)
     stuck_since, timeout = rollout.stuck_since or observed.at, _stuck_timeout(rollout, observed)
     if observed.at - stuck_since >= timeout:
-        why = stuck_text(rollout, observed, timeout)
-        return hook_steps.ended(_without_stopped(rollout, observed), Status.FAILED, observed.at, why)
+        reason = Reason("rollout.stuck", stuck_text(rollout, observed, timeout))
+        return hook_steps.ended(_without_stopped(rollout, observed), Status.FAILED, observed.at, reason)
     return replace(rollout, stuck_since=stuck_since)
 
 
 def _end(rollout: Rollout, observed: Observation) -> Rollout:
     rollout = _without_stopped(rollout, observed)
     failed = [member for member in rollout.members if member.failed]
-    why = "; ".join(f"{rollout.group}:{member.name} {member.why}" for member in failed)
+    reason = Reason(failed[0].code if failed else "", "; ".join(f"{rollout.group}:{m.name} {m.why}" for m in failed))
     status = Status.FAILED if failed else Status.DONE
     if not failed and all(is_left_stopped(member, observed) for member in rollout.members if member.selected):
         status = Status.ABORTED  # "done" would tell a deploy that the new code serves
-        why = "all processes to replace were stopped manually, so none of them runs the new code"
+        text = "all processes to replace were stopped manually, so none of them runs the new code"
+        reason = Reason("rollout.stopped", text)
     status = Status.ABORTED if rollout.aborting else status
-    return hook_steps.ended(rollout, status, observed.at, why)
+    return hook_steps.ended(rollout, status, observed.at, reason)
 
 
 def _without_stopped(rollout: Rollout, observed: Observation) -> Rollout:

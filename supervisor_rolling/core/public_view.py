@@ -86,6 +86,7 @@ class MemberView:
     first_ms: float  # duration of the first request of its warm-up
     last_ms: float  # duration of the last one
     statuses: tuple[int, ...]  # statuses of the first requests of its warm-up; empty: all were 200
+    code: str = ""  # of why, which `supervisor_rolling help CODE` explains; empty unless it failed
     latencies_ms: tuple[float, ...] = ()  # durations of the same requests; with the course only
     stages: tuple[StageView, ...] = ()  # its stages, from the first after open on; with the course only
 
@@ -120,6 +121,7 @@ class RolloutView:
     min_ready_auto: bool  # min_ready_seconds was read from the load balancer's configuration, not from rolling.yaml
     min_ready_why: str  # what in that configuration says so; empty: nothing
     min_ready_known: bool  # false: the load balancer may avoid a new process for longer
+    code: str = ""  # of why: supervisor_rolling help CODE says more; empty unless it failed
     listener: bool = True  # it is running; false: the rollout is stalled
     processes: tuple[MemberView, ...] = ()  # the processes of the group; empty in getHistory
     availability: tuple[AvailabilityView, ...] = ()  # how many processes were available; with the course only
@@ -141,6 +143,7 @@ class ProcessView:
     tries: int  # warm-ups that failed
     retry_in: float  # seconds until the next warm-up; 0: none is due
     why: str  # what happened to it; empty: nothing special
+    code: str  # of why, which `supervisor_rolling help CODE` explains; empty unless it failed
     guarded: bool  # the crash guard is on for this group
 
 
@@ -187,6 +190,7 @@ def rollout_view(rollout: Rollout, now: float, detail: Detail = Detail.PROCESSES
         min_ready_auto=policy.min_ready_auto,
         min_ready_why=policy.min_ready_why,
         min_ready_known=is_min_ready_known(policy),
+        code=rollout.code,
         listener=listener,
         processes=tuple(member_view(member, now, began if has_course else None) for member in rollout.members)
         if detail is not Detail.SUMMARY
@@ -232,6 +236,7 @@ def member_view(member: Member, now: float, course_since: float | None = None) -
         first_ms=member.first_ms,
         last_ms=member.last_ms,
         statuses=() if set(member.statuses) <= {200} else member.statuses,
+        code=member.code,
         latencies_ms=member.latencies if has_course else (),
         stages=tuple(StageView(stage, _since(course_since, at)) for stage, at in member.steps)
         if course_since is not None

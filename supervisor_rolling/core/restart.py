@@ -22,8 +22,9 @@ from supervisor_rolling.core.process_states import (
     is_down_for_good,
     still_runs,
 )
+from supervisor_rolling.core.reason import Reason
 from supervisor_rolling.core.rollout import Member, Rollout, Stage
-from supervisor_rolling.core.transitions import enter_stage, fail
+from supervisor_rolling.core.transitions import enter_stage, fail, with_failure
 
 
 def restarting(member: Member, process: Process, rollout: Rollout, observed: Observation) -> Member:
@@ -38,7 +39,7 @@ def restarting(member: Member, process: Process, rollout: Rollout, observed: Obs
         return enter_stage(member, Stage.DRAINING, observed)
     refusal = observed.refusals.get(member.name)
     if refusal:
-        return fail(member, observed, f"supervisord refused to {refusal}")
+        return fail(member, observed, Reason("restart.refused", f"supervisord refused to {refusal}"))
     if process.state == "STOPPING" and process.incarnation == member.old:
         return _stopping(member, process, rollout, observed)
     return _starting(_stopped(member, process, rollout, observed), process, rollout, observed)
@@ -74,12 +75,13 @@ def stop_within(process: Process, timeout: float) -> float:
     return min(process.stopwaitsecs or timeout, timeout)
 
 
-def never_stopped_text(process: Process, waited: float) -> str:
+def never_stopped(process: Process, waited: float) -> Reason:
     """What is wrong with a process that has not stopped long after it should have."""
     killed = ", and SIGKILL should have ended it" if 0 < process.stopwaitsecs <= waited else ""
-    return (
+    return Reason(
+        "restart.stopping",
         f"is still STOPPING after {waited:.0f} s{killed}. Fix: find out what its pid {process.pid} waits for (ps, "
-        "dmesg), and start the process again once that pid is gone"
+        "dmesg), and start the process again once that pid is gone",
     )
 
 
@@ -95,7 +97,7 @@ def _stopping(member: Member, process: Process, rollout: Rollout, observed: Obse
     waited, timeout = process.stop_took, rollout.policy.restart.timeout
     within = stop_within(process, timeout)
     if waited >= within + timeout:
-        return fail(member, observed, never_stopped_text(process, waited))
+        return fail(member, observed, never_stopped(process, waited))
     return _killed(member, process, rollout) if waited >= within else member
 
 
@@ -103,7 +105,7 @@ def _killed(member: Member, process: Process, rollout: Rollout) -> Member:
     """One that has to be killed: the rollout has failed on it, unless that was accepted."""
     if member.failed or _is_kill_accepted(member, rollout.policy):
         return member
-    return replace(member, failed=True, why=_killed_text(process, rollout.policy.restart.timeout))
+    return with_failure(member, Reason("restart.killed", _killed_text(process, rollout.policy.restart.timeout)))
 
 
 def _is_kill_accepted(member: Member, policy: Policy) -> bool:
@@ -127,12 +129,13 @@ def _stopped(member: Member, process: Process, rollout: Rollout, observed: Obser
 def _starting(member: Member, process: Process, rollout: Rollout, observed: Observation) -> Member:
     spawned_again = process.spawned != member.old_spawned
     if spawned_again and is_down_for_good(process):
-        return fail(member, observed, f"did not start: {down_text(member, process, observed)}")
+        return fail(member, observed, Reason("restart.start", f"did not start: {down_text(member, process, observed)}"))
     is_due = not spawned_again and process.state in STARTABLE and member.name not in observed.dead
     began = member.stopped_at or member.since  # the new process has its own time, however long the old one took
     if not is_due and observed.at - began >= rollout.policy.restart.timeout:
-        text = f"did not start within {rollout.policy.restart.timeout:g} s (restart.timeout)"
-        return fail(member, observed, f"{text}: {down_text(member, process, observed)}")
+        within = f"{rollout.policy.restart.timeout:g} s (restart.timeout)"
+        text = f"did not start within {within}: {down_text(member, process, observed)}"
+        return fail(member, observed, Reason("restart.start", text))
     return member
 
 

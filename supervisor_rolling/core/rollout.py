@@ -100,6 +100,7 @@ class Member:
     first_ms: float = 0.0
     last_ms: float = 0.0
     why: str = ""
+    code: str = ""  # of why, if the rollout failed on it
     steps: tuple[Step, ...] = ()  # each stage that it entered, from the first after OPEN on
     latencies: tuple[float, ...] = ()  # of the first requests of its warm-up, in ms
     statuses: tuple[int, ...] = ()  # of the same requests
@@ -141,6 +142,7 @@ class Rollout:
     stuck_since: float = 0.0  # nothing is under way, and there is no room for the next process; 0.0: it moves
     min_available: int = 0
     why: str = ""
+    code: str = ""  # of why, if it failed
     user: str = ""  # the client's user, as its connection tells; empty: unknown
     client: str = ""  # the client's address, likewise
     began: float = 0.0  # when it was requested, in Unix seconds

@@ -13,9 +13,10 @@ from supervisor_rolling.core.drain import draining
 from supervisor_rolling.core.observation import Observation
 from supervisor_rolling.core.process import Process
 from supervisor_rolling.core.process_states import ALIVE, MANUAL_STOP_GRACE, UNDER_WAY, state_text
+from supervisor_rolling.core.reason import Reason
 from supervisor_rolling.core.restart import restarting
 from supervisor_rolling.core.rollout import Member, Rollout, Stage
-from supervisor_rolling.core.transitions import enter_stage, reason_after
+from supervisor_rolling.core.transitions import enter_stage, reason_after, with_failure
 from supervisor_rolling.core.warming import warming
 
 STARTSECS_HINT_WITHIN = 60.0
@@ -74,8 +75,8 @@ def _watch(member: Member, process: Process, observed: Observation) -> Member:
         timing = replace(member.timing, warmed=0.0, ready=0.0)
         member = replace(member, pid=process.pid, spawned=process.spawned, replaced=False, timing=timing)
         return enter_stage(member, Stage.WARMING, observed)
-    why = reason_after(member, _exit_text(member, process, observed.at - member.since + member.timing.ready))
-    return replace(enter_stage(member, Stage.OPEN, observed), failed=True, why=why)
+    text = _exit_text(member, process, observed.at - member.since + member.timing.ready)
+    return with_failure(enter_stage(member, Stage.OPEN, observed), Reason("process.exited", text))
 
 
 def _is_as_opened(member: Member, process: Process) -> bool:

@@ -13,6 +13,7 @@ from typing import Optional
 
 from supervisor_rolling.core.guard_state import GuardedProcess
 from supervisor_rolling.core.observation import Observation
+from supervisor_rolling.core.reason import Reason
 from supervisor_rolling.core.rollout import Member, Stage
 
 Table = Mapping[Optional[Stage], Mapping[Optional[Stage], str]]
@@ -99,9 +100,9 @@ def enter_stage(member: Member, stage: Stage, observed: Observation) -> Member:
     return replace(member, stage=stage, since=observed.at)
 
 
-def fail(member: Member, observed: Observation, why: str) -> Member:
+def fail(member: Member, observed: Observation, reason: Reason) -> Member:
     """The member that the rollout has failed on, kept closed."""
-    return replace(enter_stage(member, Stage.FAILED, observed), failed=True, why=reason_after(member, why))
+    return with_failure(enter_stage(member, Stage.FAILED, observed), reason)
 
 
 def put_back(member: Member, observed: Observation) -> Member:
@@ -109,9 +110,15 @@ def put_back(member: Member, observed: Observation) -> Member:
     return enter_stage(member, Stage.FAILED if member.was_closed else Stage.OPEN, observed)
 
 
-def fail_and_put_back(member: Member, observed: Observation, why: str) -> Member:
+def fail_and_put_back(member: Member, observed: Observation, reason: Reason) -> Member:
     """The member that the rollout has failed on before it was stopped."""
-    return replace(put_back(member, observed), failed=True, why=why)
+    return with_failure(put_back(member, observed), reason)
+
+
+def with_failure(member: Member, reason: Reason) -> Member:
+    """The member that the rollout has failed on, in the stage that it is in. The first reason keeps its code."""
+    code = member.code if member.failed else reason.code
+    return replace(member, failed=True, why=reason_after(member, reason.text), code=code)
 
 
 def reason_after(member: Member, why: str) -> str:

@@ -9,7 +9,8 @@ from supervisor_rolling.core.observation import Observation
 from supervisor_rolling.core.policy import WarmupPolicy
 from supervisor_rolling.core.process import Process
 from supervisor_rolling.core.process_states import ALIVE, down_text, is_down_for_good, state_text
-from supervisor_rolling.core.restart import never_stopped_text, stop_within
+from supervisor_rolling.core.reason import Reason
+from supervisor_rolling.core.restart import never_stopped, stop_within
 from supervisor_rolling.core.rollout import Member, Rollout, Stage
 from supervisor_rolling.core.transitions import enter_stage, fail
 
@@ -25,7 +26,8 @@ def warming(member: Member, process: Process, rollout: Rollout, observed: Observ
     if process.pid and process.incarnation != member.new and process.state in ALIVE:
         return _warm_next(member, process, observed)
     if is_down_for_good(process):
-        return fail(member, observed, f"exited during its warm-up: {down_text(member, process, observed)}")
+        text = f"exited during its warm-up: {down_text(member, process, observed)}"
+        return fail(member, observed, Reason("warmup.exited", text))
     status = observed.warmups.get(member.name)
     if status is None or status.incarnation != process.incarnation:
         unknown = WarmupStatus(process.pid, "late", why=down_text(member, process, observed))
@@ -45,10 +47,13 @@ def warming(member: Member, process: Process, rollout: Rollout, observed: Observ
     return _wait_until_warm(member, rollout, observed, replace(status, why=status.why or state_text(process)))
 
 
-def not_warm_text(status: WarmupStatus, policy: WarmupPolicy) -> str:
+def not_warm(status: WarmupStatus, policy: WarmupPolicy) -> Reason:
     """What is wrong with a process: its warm-up has failed, or was not done in time."""
-    after = f" after {policy.timeout:g} s (warmup.timeout)" if status.state == "late" else ""
-    return f"is not warm{after}: {status.why}"
+    if status.state == "late":
+        return Reason(
+            status.code or "warmup.timeout", f"is not warm after {policy.timeout:g} s (warmup.timeout): {status.why}"
+        )
+    return Reason(status.code or "warmup.failed", f"is not warm: {status.why}")
 
 
 def _wait_until_stopped(member: Member, process: Process, rollout: Rollout, observed: Observation) -> Member:
@@ -58,7 +63,7 @@ def _wait_until_stopped(member: Member, process: Process, rollout: Rollout, obse
     within = rollout.policy.warmup.timeout + stop_within(process, timeout) + timeout
     if process.state == "STOPPED" or observed.at - member.since < within:
         return member
-    return fail(member, observed, never_stopped_text(process, observed.at - member.since))
+    return fail(member, observed, never_stopped(process, observed.at - member.since))
 
 
 def _warm_next(member: Member, process: Process, observed: Observation) -> Member:
@@ -77,7 +82,9 @@ def _warm(member: Member, process: Process, rollout: Rollout, observed: Observat
     timeout = rollout.policy.restart.timeout
     if observed.at - member.since >= timeout:
         text = f"is warm, but not RUNNING after {timeout:g} s (restart.timeout)"
-        return fail(member, observed, f"{text}. Fix: raise restart.timeout above its startsecs")
+        return fail(
+            member, observed, Reason("restart.startsecs", f"{text}. Fix: raise restart.timeout above its startsecs")
+        )
     return member
 
 
@@ -91,4 +98,5 @@ def _wait_until_warm(member: Member, rollout: Rollout, observed: Observation, st
 def _not_warm(member: Member, rollout: Rollout, observed: Observation, status: WarmupStatus) -> Member:
     times = "once" if member.deaths == 1 else f"{member.deaths} times"
     exits = f"; it exited {times} during its warm-up" if member.deaths else ""
-    return fail(member, observed, not_warm_text(status, rollout.policy.warmup) + exits)
+    reason = not_warm(status, rollout.policy.warmup)
+    return fail(member, observed, Reason(reason.code, reason.text + exits))

@@ -48,6 +48,14 @@ def is_lasting(reply: Reply) -> bool:
     return reply.status in REFUSALS or reply.is_redirect
 
 
+def code_of(reply: Reply) -> str:
+    """The entry in supervisor_rolling/help of an answer that was not expected."""
+    if reply.is_redirect:
+        return "warmup.redirect"
+    codes = {400: "warmup.host", 401: "warmup.credentials", 403: "warmup.credentials", 404: "warmup.path"}
+    return codes.get(reply.status, "warmup.answer")
+
+
 def redirected(request: WarmupRequest, reply: Reply, own: str) -> WarmupRequest | None:
     """The request that a redirect asks for. None where the answer is none, where the redirect itself is expected, and
     where it leads away from the process. ``own``: its ``address:port``."""

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
+from supervisor_rolling.core.reason import with_see
 from supervisor_rolling.ctl.exit_status import DONE, FAILED
 from supervisor_rolling.ctl.session import Session
 from supervisor_rolling.ctl.usage import name_of
@@ -31,7 +32,7 @@ def check_lines(report: Mapping[str, Any]) -> list[str]:
 def _line(finding: Mapping[str, Any]) -> str:
     fix = f". Fix: {finding['fix']}" if finding["fix"] else ""
     where = "" if finding["where"] == finding["code"] else f"{finding['where']}: "
-    return f"{finding['severity']}: {finding['code']}: {where}{finding['text']}{fix}"
+    return with_see(f"{finding['severity']}: {finding['code']}: {where}{finding['text']}{fix}", finding["code"])
 
 
 def _count(findings: list[Mapping[str, Any]]) -> str:

@@ -9,6 +9,7 @@ from supervisor_rolling.core.connections import Connection
 from supervisor_rolling.core.lingering import count_text, left_texts
 from supervisor_rolling.core.log_messages import standing_word
 from supervisor_rolling.core.min_ready import min_ready_texts
+from supervisor_rolling.core.reason import see
 from supervisor_rolling.core.warmup_replies import statuses_text
 from supervisor_rolling.ctl.quantities import counted
 
@@ -228,6 +229,7 @@ def next_steps(rollout: View, processes_after: Sequence[View] = ()) -> list[str]
     lines += _gate_lines(rollout, processes_after)
     with_log = [process["name"] for process in failed if _log_has_cause(process)]
     lines += [f"See why: supervisorctl tail {group}:{name} stderr" for name in with_log[:1]]
+    lines += [see(rollout["code"])] if rollout["code"] else []
     if rollout["replaced"] < rollout["total"]:
         return [*lines, f"Fix the problem, then resume: supervisorctl rolling_resume {group}"]
     earlier = [f"{group}:{p['name']}" for p in rollout["processes"] if p["stage"] == "failed" and not p["failed"]]

@@ -10,6 +10,7 @@ from typing import Any
 from supervisor_rolling.core.errors import Fault
 from supervisor_rolling.core.lingering import count_text
 from supervisor_rolling.core.natural_order import natural
+from supervisor_rolling.core.reason import see
 from supervisor_rolling.ctl.exit_status import DONE
 from supervisor_rolling.ctl.rollout_lines import counted, waits_text
 from supervisor_rolling.ctl.session import Session
@@ -106,8 +107,15 @@ def process_lines(
     """One group: its rollout, and a table of its processes. ``has_earlier``: the history has rollouts of it."""
     head = rollout_lines([rollout]) if rollout else [(NO_ROLLOUT + EARLIER * has_earlier).format(group=group)]
     left = {p["name"]: p["lingering_connections"] for p in rollout["processes"]} if rollout else {}
+    codes = sorted({process["code"] for process in processes if process["code"]})
     rows = [_process_row(p, left.get(p["name"], 0)) for p in sorted(processes, key=lambda p: natural(p["name"]))]
-    return [*head, *_unguarded_lines(group, processes, listener), "", *table([PROCESS_COLUMNS, *rows])]
+    return [
+        *head,
+        *_unguarded_lines(group, processes, listener),
+        "",
+        *table([PROCESS_COLUMNS, *rows]),
+        *map(see, codes),
+    ]
 
 
 def _unguarded_lines(group: str, processes: Sequence[View], listener: View) -> list[str]:

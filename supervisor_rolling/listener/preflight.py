@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from supervisor_rolling.core.checks import clients, conntrack, nginx, processes, settings
 from supervisor_rolling.core.checks.processes import Listening, is_up
 from supervisor_rolling.core.endpoint import Endpoints, tcp
-from supervisor_rolling.core.errors import ConfigError, GateError, RefusedError, RollingError, SocketsError
+from supervisor_rolling.core.errors import ConfigError, GateError, RollingError, SocketsError
 from supervisor_rolling.core.observation import Observation
 from supervisor_rolling.core.policy import Config, Policy
 from supervisor_rolling.core.ports import ports_for
@@ -284,8 +284,7 @@ def config_findings(text: str) -> list[Finding]:
 
 def finding_of(error: RollingError, group: str) -> Finding:
     """What would refuse a rollout at once, as a finding."""
-    code = {ConfigError: "config", RefusedError: "refused"}.get(type(error), "sockets")
-    return Finding(code, group, str(error), "", severity=Severity.ERROR)
+    return Finding(error.code, group, str(error), "", severity=Severity.ERROR)
 
 
 def _of_nginx(subject: Subject, listening: Listening, checked: list[str], skipped: list[str]) -> Iterator[Finding]:

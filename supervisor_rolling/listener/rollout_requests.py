@@ -39,6 +39,7 @@ from supervisor_rolling.core.observation import Observation
 from supervisor_rolling.core.policy import GatePolicy
 from supervisor_rolling.core.preflight_report import Finding, Report
 from supervisor_rolling.core.process import Process
+from supervisor_rolling.core.reason import with_see
 from supervisor_rolling.core.rollout import Rollout, Status
 from supervisor_rolling.core.share import parse_share
 from supervisor_rolling.core.snapshot import Request, Snapshot
@@ -116,8 +117,9 @@ class RolloutRequests:
             if isinstance(error, GateBusyError) and self._clock() - waiting.since < LOCK_TIMEOUT:
                 self.is_retrying = True
                 return False
-            log.warning("%s of %s refused: %s", request.kind, request.group, error)
-            self._supervisor.refuse(request.id, fault_of(error), str(error))
+            text = with_see(str(error), error.code)
+            log.warning("%s of %s refused: %s", request.kind, request.group, text)
+            self._supervisor.refuse(request.id, fault_of(error), text)
             return True
 
     def _group(self, request: Request, snapshot: Snapshot) -> _Group:
@@ -288,10 +290,12 @@ def endpoints_of(rollout: Rollout) -> Endpoints:
 
 def _finding_text(finding: Finding) -> str:
     fix = f". Fix: {finding.fix}" if finding.fix else ""
-    return f"{finding.where}: {finding.text}{fix}" if finding.where else f"{finding.text}{fix}"
+    return with_see(f"{finding.where}: {finding.text}{fix}" if finding.where else f"{finding.text}{fix}", finding.code)
 
 
 def _resumed(rollout: Rollout, previous: Rollout | None, processes: Mapping[str, Process]) -> Rollout:
     if previous is None or previous.status is Status.RUNNING:
-        raise RefusedError(f"no rollout of {rollout.group} has failed or was aborted: there is nothing to resume")
+        raise RefusedError(
+            f"no rollout of {rollout.group} has failed or was aborted: there is nothing to resume", "rollout.unknown"
+        )
     return resumed(rollout, previous, processes)

@@ -144,7 +144,7 @@ class XmlRpcSupervisor:
         try:
             return self._call(f"rolling.{method}", self._key, *arguments)
         except FaultError as error:
-            if error.code != Fault.LISTENER_ONLY:
+            if error.fault != Fault.LISTENER_ONLY:
                 raise
             self._key, self._refused_key = "", self._key
             raise NoKeyError("supervisord has another key than this listener") from None

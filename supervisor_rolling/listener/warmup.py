@@ -32,10 +32,12 @@ from supervisor_rolling.core.jobs import WarmupJob, WarmupStatus
 from supervisor_rolling.core.policy import WarmupRequest
 from supervisor_rolling.core.ports import foreign_text
 from supervisor_rolling.core.protocol_detection import H2_PREFACE, HTTP_2, TLS, may_be_http, not_http_text, spoken
+from supervisor_rolling.core.reason import Reason
 from supervisor_rolling.core.text import printable
 from supervisor_rolling.core.warmup_replies import (
     MAX_REDIRECTS,
     Reply,
+    code_of,
     is_expected,
     is_lasting,
     redirected,
@@ -125,8 +127,12 @@ def _is_other(selected: WarmupJob, begun: WarmupJob) -> bool:
 class _NotWarmError(Exception):
     """Why a process is not warm."""
 
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason.text)
+        self.reason = reason
 
-class _LateError(Exception):
+
+class _LateError(_NotWarmError):
     """What it waited for when its time was over."""
 
 
@@ -169,9 +175,9 @@ class _Warmup(threading.Thread):
         try:
             self._warm()
         except _LateError as error:
-            self._set(state="late", why=str(error))
+            self._set(state="late", why=error.reason.text, code=error.reason.code)
         except _NotWarmError as error:
-            self._set(state="failed", why=str(error))
+            self._set(state="failed", why=error.reason.text, code=error.reason.code)
         except Exception as error:  # noqa: BLE001 - a warm-up that never ends would block the rollout
             self._set(state="failed", why=f"{type(error).__name__}: {error}")
         self._slots.leave(self)
@@ -195,12 +201,12 @@ class _Warmup(threading.Thread):
             self._slots.leave(self)
             # Another process may have given the answers: they do not count.
             self.status = WarmupStatus(self.job.pid, "warming", spawned=self.job.spawned, queued=self.status.queued)
-            self._wait(why, began, FOREIGN_EVERY)
+            self._wait(Reason("warmup.port", why), began, FOREIGN_EVERY)
         if self.job.hook.command:
             left = max(0.0, self._deadline - time.monotonic())
             why = run_command(self.job.hook, self.job.variables, self.dropped, left)
             if why:
-                raise _NotWarmError(f"after_warmup {why}")
+                raise _NotWarmError(Reason("hooks", f"after_warmup {why}"))
         self._set(state="warm", why="")
 
     # --- the port
@@ -218,7 +224,7 @@ class _Warmup(threading.Thread):
                 f"port {self._port} listens on {', '.join(addresses)} only, and gate.bypass: address needs IPv4. "
                 "Fix: listen on an IPv4 address too, or set gate: {bypass: mark}"
             )
-            self._wait(why, began, FOREIGN_EVERY if addresses else RETRY_EVERY, self._elsewhere)
+            self._wait(Reason("warmup.port", why), began, FOREIGN_EVERY if addresses else RETRY_EVERY, self._elsewhere)
 
     def _use_of_port(self) -> tuple[tuple[str, ...], str]:
         """The addresses at which the process listens on its port, none where nothing does; and what is wrong with that,
@@ -258,23 +264,23 @@ class _Warmup(threading.Thread):
 
     def _require_time(self, why: str) -> None:
         if self.dropped.is_set():
-            raise _NotWarmError(NOT_WANTED)
+            raise _NotWarmError(Reason("warmup.failed", NOT_WANTED))
         if self._is_late():
-            raise _LateError(why)
+            raise self._late(why)
 
     def _is_late(self) -> bool:
         return time.monotonic() >= self._deadline
 
-    def _wait(self, why: str, began: float, least: float = RETRY_EVERY, if_late: Callable[[], str] = str) -> None:
+    def _wait(self, why: Reason, began: float, least: float = RETRY_EVERY, if_late: Callable[[], str] = str) -> None:
         """Pause before the next attempt: the longer it has been waited for since ``began``, the longer. ``if_late``:
         more of the reason, too slow to find out before the deadline."""
-        self._set(why=why)
+        self._set(why=why.text)
         if self._is_late():
-            raise _LateError(why + if_late())
+            raise _LateError(Reason(why.code, why.text + if_late()))
         now = time.monotonic()
         seconds = max(least, min(RETRY_AT_MOST, RETRY_SHARE * (now - began)))
         if self.dropped.wait(min(seconds, max(RETRY_EVERY, self._deadline - now))):
-            raise _NotWarmError(NOT_WANTED)
+            raise _NotWarmError(Reason("warmup.failed", NOT_WANTED))
 
     # --- the requests
 
@@ -287,7 +293,7 @@ class _Warmup(threading.Thread):
             whole = replace(request, headers={**policy.headers, **request.headers})
             answered, reply = self._fetch(session, whole)
             if not is_expected(answered, reply.status):
-                raise _NotWarmError(unexpected_text(answered, reply, self._group))
+                raise _NotWarmError(Reason(code_of(reply), unexpected_text(answered, reply, self._group)))
             self._count(round((time.monotonic() - started) * 1000, 1), reply.status)
 
     def _count(self, milliseconds: float, status: int) -> None:
@@ -311,8 +317,8 @@ class _Warmup(threading.Thread):
             why = unready_text(answered, reply, self._group)
             refusals = refusals + 1 if is_lasting(reply) else 0
             if refusals >= MAX_REFUSALS:
-                raise _NotWarmError(why)
-            self._wait(why, began, REFUSED_EVERY if refusals else RETRY_EVERY)
+                raise _NotWarmError(Reason(code_of(reply), why))
+            self._wait(Reason(code_of(reply), why), began, REFUSED_EVERY if refusals else RETRY_EVERY)
 
     def _fetch(self, session: requests.Session, request: WarmupRequest) -> tuple[WarmupRequest, Reply]:
         """The answer, and the request that it answers: another one where redirects were followed."""
@@ -334,14 +340,16 @@ class _Warmup(threading.Thread):
                     beginning = self._swallow(answer, request, began)
                     return Reply(answer.status_code, answer.headers.get("Location", ""), beginning)
             except requests.Timeout:
-                raise _LateError(self._cut_off(request, began, "did not answer")) from None
+                raise self._late(self._cut_off(request, began, "did not answer")) from None
             except (requests.RequestException, HTTPError) as error:
                 if not may_be_http(self._wire.first):
-                    raise _NotWarmError(not_http_text(self._port, self._wire.first)) from None
+                    raise _NotWarmError(
+                        Reason("warmup.protocol", not_http_text(self._port, self._wire.first))
+                    ) from None
                 mute = 0 if self._wire.first or "refused" in str(error) else mute + 1
                 if mute in PROBED_AT:
                     self._probe_protocols()
-                self._wait(f"{request.method} {request.path}: {reason(error)}", first)
+                self._wait(Reason("warmup.timeout", f"{request.method} {request.path}: {reason(error)}"), first)
 
     @property
     def _host(self) -> str:
@@ -370,8 +378,16 @@ class _Warmup(threading.Thread):
                 beginning = beginning or data[:BEGINNING]
                 self._require_time(self._cut_off(request, began, "did not end its answer"))
         except ReadTimeoutError:
-            raise _LateError(self._cut_off(request, began, "did not end its answer")) from None
+            raise _LateError(
+                Reason("warmup.timeout", self._cut_off(request, began, "did not end its answer"))
+            ) from None
         return beginning
+
+    def _late(self, why: str) -> _LateError:
+        return _LateError(Reason("warmup.timeout", why))
+
+    def _not_http(self, first: bytes) -> _NotWarmError:
+        return _NotWarmError(Reason("warmup.protocol", not_http_text(self._port, first)))
 
     def _cut_off(self, request: WarmupRequest, began: float, what: str) -> str:
         is_news = time.monotonic() - began >= NEWS_AFTER or not self.status.why
@@ -383,4 +399,4 @@ class _Warmup(threading.Thread):
             seconds = min(PROBED_FOR, max(RETRY_EVERY, self._deadline - time.monotonic()))
             answer = answer_to(hello, self._address, self._port, self.job.bypass, seconds)
             if spoken(answer) == name:
-                raise _NotWarmError(not_http_text(self._port, answer))
+                raise self._not_http(answer)

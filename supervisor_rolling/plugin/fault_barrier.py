@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 
 from supervisor.xmlrpc import Faults, RPCError
 
-from supervisor_rolling.core.errors import Fault
+from supervisor_rolling.core.errors import PAGES, Fault
+from supervisor_rolling.core.reason import see, with_see
 from supervisor_rolling.core.text import plain
 
 T = TypeVar("T")
@@ -25,12 +26,13 @@ MAX_REPORTED = 100
 
 
 class RollingFault(RPCError):
-    """A fault of this namespace, with its name in the text as supervisor's own have it."""
+    """A fault of this namespace, with its name in the text as supervisor's own have it, and at its end the entry that
+    says more: that of ``page``, or of the fault."""
 
-    def __init__(self, code: int, text: str) -> None:
+    def __init__(self, code: int, text: str, page: str = "") -> None:
         RPCError.__init__(self, code)
         names = {value: name for name, value in vars(Fault).items() if isinstance(value, int)}
-        self.text = f"{names[code]}: {plain(text)}"
+        self.text = f"{names[code]}: {plain(with_see(text, page or PAGES[code]))}"
 
 
 class Defects:
@@ -58,7 +60,7 @@ class Defects:
         fault = RPCError(Fault.INTERNAL_ERROR)
         fault.text = (
             "INTERNAL_ERROR: %s failed because of a bug in supervisor_rolling (%s). Fix: see supervisord's log: "
-            "supervisorctl maintail" % (method, type(error).__name__)
+            "supervisorctl maintail. %s" % (method, type(error).__name__, see("bug"))
         )
         return fault
 

@@ -362,9 +362,9 @@ class RollingNamespaceRPCInterface(ListenerMethods):
         if rollout.status is Status.RUNNING:
             return NOT_DONE_YET
         if rollout.status is Status.FAILED:
-            raise RollingFault(Fault.ROLLOUT_FAILED, rollout.why)
+            raise RollingFault(Fault.ROLLOUT_FAILED, rollout.why, rollout.code)
         if rollout.status is Status.ABORTED:
-            raise RollingFault(Fault.ROLLOUT_ABORTED, "the rollout was aborted. %s" % rollout.why)
+            raise RollingFault(Fault.ROLLOUT_ABORTED, "the rollout was aborted. %s" % rollout.why, rollout.code)
         return self._view(rollout)
 
     # --- what the methods above share

@@ -84,6 +84,7 @@ class ProcessViews:
             tries=guarded.tries if guarded else 0,
             retry_in=self._retry_in(guarded) if guarded else 0.0,
             why=one.why if one else "",
+            code=one.code if one and one.stage is Stage.FAILED else "",
             guarded=self._is_guarded,
         )
 

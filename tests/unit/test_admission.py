@@ -16,6 +16,7 @@ from supervisor_rolling.core.jobs import WarmupStatus
 from supervisor_rolling.core.log_messages import changes
 from supervisor_rolling.core.observation import Observation
 from supervisor_rolling.core.policy import GatePolicy, Policy, PortRule
+from supervisor_rolling.core.reason import Reason
 from supervisor_rolling.core.rollout import Member, Rollout, Stage, Status
 from supervisor_rolling.core.wait_reasons import LONG
 from tests.support.members import (
@@ -108,13 +109,16 @@ def test_stopwaitsecs_of_unselected_is_ignored(change: dict[str, bool]) -> None:
     slow_to_stop(3600.0, **change)
 
 
-def begun(observed: Observation, failed: dict[str, str]) -> Rollout:
+COLD = Reason("warmup.answer", "is cold")
+
+
+def begun(observed: Observation, failed: dict[str, Reason]) -> Rollout:
     endpoints = {name: (tcp(8000 + n),) for n, name in enumerate(sorted(observed.processes), 1)}
     return begin(2, Policy("app", PortRule(pattern=r"app-(\d+)")), GatePolicy(), observed, endpoints, failed)
 
 
 def test_kept_closed_process_begins_failed() -> None:
-    rollout = begun(look("RUNNING", "RUNNING"), {"app-2": "is cold"})
+    rollout = begun(look("RUNNING", "RUNNING"), {"app-2": COLD})
     assert [(m.stage, m.since, m.why) for m in rollout.members] == [
         (Stage.OPEN, 0.0, ""),
         (Stage.FAILED, BEGAN, "is cold"),
@@ -166,8 +170,8 @@ def a_watch(*guarded: GuardedProcess) -> GuardState:
 
 
 def test_kept_closed_by_last_rollout_without_guard() -> None:
-    first, second = members(Stage.FAILED, Stage.OPEN, why="is cold")
-    assert kept_closed(a_rollout(first, second, status=Status.FAILED), None) == {"app-1": "is cold"}
+    first, second = members(Stage.FAILED, Stage.OPEN, why=COLD.text, code=COLD.code)
+    assert kept_closed(a_rollout(first, second, status=Status.FAILED), None) == {"app-1": COLD}
     assert kept_closed(None, None) == {}
 
 
@@ -175,21 +179,21 @@ def test_kept_closed_by_last_rollout_without_guard() -> None:
     ("guarded", "expected"),
     [
         ([], {}),
-        ([a_guarded(Stage.WARMING, closed=True, number=1)], {"app-1": "left cold"}),
+        ([a_guarded(Stage.WARMING, closed=True, number=1)], {"app-1": Reason("warmup.path", "left cold")}),
         ([a_guarded(Stage.WARMING, closed=False, number=1)], {}),
-        ([a_guarded(Stage.FAILED, closed=True, tries=2, number=1, problem="is cold")], {"app-1": "is cold"}),
-        ([a_guarded(Stage.FAILED, closed=True, tries=2, number=2, problem="is cold")], {"app-2": "is cold"}),
+        ([a_guarded(Stage.FAILED, closed=True, tries=2, number=1, problem=COLD.text, code=COLD.code)], {"app-1": COLD}),
+        ([a_guarded(Stage.FAILED, closed=True, tries=2, number=2, problem=COLD.text, code=COLD.code)], {"app-2": COLD}),
         ([a_guarded(Stage.FAILED, closed=False, tries=2, number=2, problem="is cold")], {}),
         ([a_guarded(Stage.WARMING, closed=True, number=2)], {}),
         ([a_guarded(Stage.DOWN, closed=True, number=2)], {}),
     ],
     ids=lambda value: " ".join(f"{w.name} {guarded_name(w)}" for w in value) if isinstance(value, list) else "",
 )
-def test_kept_closed_follows_the_guard(guarded: list[GuardedProcess], expected: dict[str, str]) -> None:
-    previous = a_rollout(*members(Stage.FAILED, Stage.OPEN, why="left cold"), status=Status.FAILED)
+def test_kept_closed_follows_the_guard(guarded: list[GuardedProcess], expected: dict[str, Reason]) -> None:
+    previous = a_rollout(*members(Stage.FAILED, Stage.OPEN, why="left cold", code="warmup.path"), status=Status.FAILED)
     assert kept_closed(previous, a_watch(*guarded)) == expected
 
 
 def test_kept_closed_by_guard_without_rollout() -> None:
-    failed = a_guarded(Stage.FAILED, closed=True, tries=1, problem="is cold")
-    assert kept_closed(None, a_watch(failed)) == {"app-3": "is cold"}
+    failed = a_guarded(Stage.FAILED, closed=True, tries=1, problem=COLD.text, code=COLD.code)
+    assert kept_closed(None, a_watch(failed)) == {"app-3": COLD}

@@ -639,10 +639,19 @@ def test_processes_are_in_natural_order(ctl: Controller) -> None:
         "tries": 0,
         "retry_in": 0.0,
         "why": "",
+        "code": "",
         "guarded": True,
     }
     down = {**row, "statename": "FATAL", "pid": 0, "warm": False, "gate": "closed", "stage": "failed", "seconds": 61.7}
-    cold = {**row, "name": "web_3", "stage": "failed", "tries": 3, "retry_in": 19.6, "why": "is not warm"}
+    cold = {
+        **row,
+        "name": "web_3",
+        "stage": "failed",
+        "tries": 3,
+        "retry_in": 19.6,
+        "why": "is not warm",
+        "code": "warmup.host",
+    }
     table = [{**row, "name": "web_10"}, {**down, "name": "web_2", "why": "is not warm"}, cold]
     ctl.server.answers["getProcesses"] = lambda *_: table
     ctl.server.rollouts = [a_view(Status.DONE)]
@@ -681,7 +690,7 @@ def test_supervisord_gone_while_watching_warns_of_orphans(ctl: Controller) -> No
 
 def test_status_says_that_group_is_not_guarded(ctl: Controller) -> None:
     row = {"name": "web_1", "statename": "RUNNING", "pid": 1, "warm": False, "gate": "open", "stage": "open"}
-    row = {**row, "seconds": 0.0, "tries": 0, "retry_in": 0.0, "why": ""}
+    row = {**row, "seconds": 0.0, "tries": 0, "retry_in": 0.0, "why": "", "code": ""}
     for process, is_told in (({**row, "guarded": True}, False), ({**row, "guarded": False}, True)):
         ctl.stdout.truncate(ctl.stdout.seek(0))
         ctl.server.answers["getProcesses"] = lambda *_, process=process: [process]
@@ -691,7 +700,7 @@ def test_status_says_that_group_is_not_guarded(ctl: Controller) -> None:
 
 def test_status_names_why_group_is_not_guarded(ctl: Controller) -> None:
     row = {"name": "web_1", "statename": "RUNNING", "pid": 1, "warm": False, "gate": "open", "stage": "open"}
-    row = {**row, "seconds": 0.0, "tries": 0, "retry_in": 0.0, "why": "", "guarded": False}
+    row = {**row, "seconds": 0.0, "tries": 0, "retry_in": 0.0, "why": "", "code": "", "guarded": False}
     ctl.server.answers["getProcesses"] = lambda *_: [row]
     for listener, cause in (
         ({**LISTENER, "problem": "f:3: a typing error"}, "rolling.yaml is invalid (see above)"),
@@ -718,7 +727,7 @@ def test_status_explains_each_stage(ctl: Controller, stage: str, why: str) -> No
     ctl.server.rollouts = [a_view(members=(member,))]
     row = {"name": "app-1", "statename": "RUNNING", "pid": 1, "warm": False, "gate": "closed", "stage": stage}
     ctl.server.answers["getProcesses"] = lambda *_: [
-        {**row, "seconds": 2.0, "tries": 0, "retry_in": 0.0, "why": "", "guarded": True}
+        {**row, "seconds": 2.0, "tries": 0, "retry_in": 0.0, "why": "", "code": "", "guarded": True}
     ]
     ctl.run("rolling_status app")
     assert ctl.printed.splitlines()[-1].endswith(f"closed  {why}")
@@ -931,7 +940,7 @@ def plain_of(answer: Any) -> Any:
 
 
 def a_process(name: str) -> View:
-    words = {"statename": "RUNNING", "stage": "failed", "gate": "closed", "why": "café"}
+    words = {"statename": "RUNNING", "stage": "failed", "gate": "closed", "why": "café", "code": ""}
     return {
         "name": name,
         "pid": 7,
@@ -1035,8 +1044,8 @@ def test_findings_are_lines_with_errors_first(ctl: Controller) -> None:
     ctl.run("rolling_check app")
     assert ctl.exitstatus == 1
     assert ctl.printed.splitlines() == [
-        "error: c.d: nginx.conf:3: is wrong. Fix: remove it",
-        "warning: a.b: nginx.conf:3: is wrong. Fix: remove it",
+        "error: c.d: nginx.conf:3: is wrong. Fix: remove it. See: supervisor_rolling help c.d",
+        "warning: a.b: nginx.conf:3: is wrong. Fix: remove it. See: supervisor_rolling help a.b",
         "app: 1 error, 1 warning. Checked: 8 processes, nginx",
     ]
 

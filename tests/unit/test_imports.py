@@ -30,7 +30,7 @@ VALUES = {
     f"{PACKAGE}.core.{name}"
     for name in (
         *("policy", "process", "connections", "port_use", "rollout", "actions", "guard_state", "jobs", "observation"),
-        *("preflight_report", "snapshot", "errors", "endpoint", "share", "text"),
+        *("preflight_report", "snapshot", "errors", "endpoint", "share", "text", "reason"),
     )
 }
 """The values that all others pass to each other: they import each other and nothing else of ours."""

@@ -17,6 +17,7 @@ from supervisor_rolling.core.observation import Observation
 from supervisor_rolling.core.policy import GatePolicy, Policy, PortRule, RestartPolicy, Share
 from supervisor_rolling.core.process import Process
 from supervisor_rolling.core.process_states import MANUAL_STOP_GRACE
+from supervisor_rolling.core.reason import Reason
 from supervisor_rolling.core.rollout import Interruption, Rollout, Stage, Status
 from tests.support.members import (
     BEGAN,
@@ -342,7 +343,15 @@ def test_named_failed_process_is_drained_again() -> None:
     endpoints = {"app-1": (tcp(8001),), "app-2": (tcp(8002),)}
     policy = Policy("app", PortRule(pattern=r"app-(\d+)"), max_unavailable=Share(number=1))
     rollout = narrowed(
-        begin(2, policy, GatePolicy(), Observation(BEGAN, processes), endpoints, {"app-1": "is cold"}), ("app-1",)
+        begin(
+            2,
+            policy,
+            GatePolicy(),
+            Observation(BEGAN, processes),
+            endpoints,
+            {"app-1": Reason("warmup.answer", "is cold")},
+        ),
+        ("app-1",),
     )
     assert [(m.selected, m.stage) for m in rollout.members] == [(True, Stage.FAILED), (False, Stage.OPEN)]
     after = machine.advance(rollout, Observation(BEGAN + 1.0, processes, closed=CLOSED))

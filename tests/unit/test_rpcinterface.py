@@ -191,7 +191,10 @@ def test_refusal_is_fault_with_listeners_text(rolling: Any):
     answer = rolling.restart("app", False, {})
     rolling.listenerAnswer(rolling.mailbox.key, 1, Fault.NOT_CONFIGURED, "no policy for app", "")
     fault = fault_of(answer)
-    assert (fault.code, fault.text) == (Fault.NOT_CONFIGURED, "NOT_CONFIGURED: no policy for app")
+    assert (fault.code, fault.text) == (
+        Fault.NOT_CONFIGURED,
+        "NOT_CONFIGURED: no policy for app. See: supervisor_rolling help config",
+    )
 
 
 def test_plan_is_answered_and_not_kept(rolling: Any):
@@ -343,7 +346,7 @@ def test_dead_listener_is_reported_with_fix(rolling: Any, supervisord: DummySupe
     assert rolling.getListener() == {"running": False, "fix": FIX, "problem": ""}
     fault = fault_of(rolling.restart, "app", False, {})
     assert "the listener is not running: rollouts are stalled" in fault.text
-    assert fault.text.endswith(f"Fix: {FIX}")
+    assert fault.text.endswith(f"Fix: {FIX}. See: supervisor_rolling help listener.down")
     groups = supervisord.process_groups
     groups["reconciler"] = groups.pop("rolling")
     assert "supervisorctl start reconciler:rolling;" in rolling.getListener()["fix"]
@@ -362,7 +365,10 @@ def test_request_is_refused_as_soon_as_listener_is_fatal(rolling: Any, superviso
     assert answer() is NOT_DONE_YET
     listener_is(supervisord, ProcessStates.FATAL)
     fault = fault_of(answer)
-    assert (fault.code, fault.text.endswith(f"Fix: {FIX}")) == (Fault.LISTENER_DOWN, True)
+    assert (fault.code, fault.text.endswith(f"Fix: {FIX}. See: supervisor_rolling help listener.down")) == (
+        Fault.LISTENER_DOWN,
+        True,
+    )
     assert observe(rolling)["requests"] == [], "nor is it carried out later"
 
 
