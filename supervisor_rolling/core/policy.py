@@ -64,7 +64,8 @@ class GatePolicy:
     """How ports are closed. These keys are the same for all groups."""
 
     #: What closes a port. ``iptables`` (legacy xtables, by python-iptables) and ``nftables`` (by libnftables1) refuse
-    #: new connections. ``auto`` takes the first of the two that works on this host. ``haproxy`` drains the server in
+    #: new connections. ``auto`` takes nftables where the host has an nft firewall and no legacy table, or where
+    #: python-iptables is not installed; else iptables; and always one that works. ``haproxy`` drains the server in
     #: HAProxy instead; it needs no firewall and no root.
     backend: Annotated[str, OneOf(("auto", "iptables", "nftables", "haproxy"))] = "auto"
     #: ``reject`` answers a new connection with a reset at once. ``redirect`` sends it to a port where nothing listens;

@@ -54,6 +54,7 @@ class Gate(Protocol):
     """Closes endpoints to new connections; existing connections are never touched."""
 
     name: str  # of the backend
+    description: str  # for a check: its name, the command that lists what it closes, and why it was chosen
     closes: frozenset[str]  # the kinds of endpoints that it can close
 
     def hold(self, closed: Mapping[Endpoint, str], drained: Collection[Endpoint] = ()) -> Mapping[Endpoint, float]:

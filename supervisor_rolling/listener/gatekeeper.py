@@ -24,7 +24,7 @@ PROBE_COMMENT = "a probe, gone in a moment"
 class GateFacts:
     """What the loop knows of the gate in force, for a check in the background."""
 
-    name: str  # of the backend
+    description: str  # see ``Gate``
     is_firewall: bool  # it closes any port, and not only those that a load balancer knows
     is_known: bool  # what is closed is known: before the first ``hold``, an earlier listener may have closed others
     closed: frozenset[Endpoint]
@@ -125,7 +125,7 @@ class Gatekeeper:
         except GateError as error:
             findings = (gate_finding(error),)
         return GateFacts(
-            self._gate.name if self._gate else "none",
+            self._gate.description if self._gate else "none",
             self._gate is not None and not isinstance(self._gate, RequestCounter),
             self.knows,
             frozenset(self.closed_since),

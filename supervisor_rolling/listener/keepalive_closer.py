@@ -23,6 +23,7 @@ from typing import Any
 
 from supervisor_rolling.core.connections import peer_of
 from supervisor_rolling.core.errors import GateError, GatePermissionError
+from supervisor_rolling.core.gate_choice import OUR_TABLES
 from supervisor_rolling.listener.system.libnftables import AbsentError, Nftables, UnreadableAnswerError, leases, removal
 from supervisor_rolling.listener.system.rule_names import mark_of
 from supervisor_rolling.listener.system.sock_diag import ANSWERABLE, tcp_sockets
@@ -151,7 +152,7 @@ class StatusLineRewriter:
 
 def table_of(owner: str) -> str:
     """The name of the table of one supervisord: two on a host have different ones."""
-    return f"supervisor-rolling-keepalive-{mark_of(owner)}"
+    return f"{OUR_TABLES}keepalive-{mark_of(owner)}"
 
 
 def _answered(port: int, sets: Mapping[str, Any]) -> str:

@@ -220,7 +220,7 @@ class Preflight:
         Where a rule of nat would turn connection tracking on for the probe alone, with what that does to connections
         that exist, there is no probe."""
         rollout, gate = subject.rollout, subject.gate
-        checked.append(f"the gate ({gate.name})")
+        checked.append(f"the gate ({gate.description})")
         yield from gate.findings
         tracked = self._probes.conntrack() if gate.is_firewall else None
         if tracked is not None:

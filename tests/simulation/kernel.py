@@ -65,7 +65,7 @@ class FakeGate:
     """netfilter, and the ``Gate`` that one listener has to it. ``problem``: why it cannot close; ``leaks``: the ports
     through which connections come all the same."""
 
-    name = "world"
+    name = description = "world"
     closes = frozenset({TCP})
 
     def __init__(self, world: World) -> None:

@@ -191,7 +191,7 @@ class _Hooks:
 
 
 class _Gate:
-    name = "two groups"
+    name = description = "two groups"
 
     def __init__(self, both: TwoGroups) -> None:
         self._both = both

@@ -20,7 +20,7 @@ CLOSED = {tcp(8000): "app", tcp(8001): "app"}
 class Gate:
     """Says of each port since when it is closed."""
 
-    name = "gate"
+    name = description = "gate"
     closes = frozenset({TCP})
 
     def __init__(self) -> None:

@@ -593,10 +593,8 @@ def test_dropped_gate_closes_its_file_descriptors() -> None:
 # --- make_gate
 
 
-@pytest.mark.parametrize(
-    ("backend", "kind_of_gate"), [("auto", IptablesGate), ("iptables", IptablesGate), ("nftables", NftablesGate)]
-)
-def test_make_gate_follows_the_policy_and_prefers_iptables(backend: str, kind_of_gate: type[Gate]) -> None:
+@pytest.mark.parametrize(("backend", "kind_of_gate"), [("iptables", IptablesGate), ("nftables", NftablesGate)])
+def test_make_gate_follows_the_policy(backend: str, kind_of_gate: type[Gate]) -> None:
     assert isinstance(make_gate(GatePolicy(backend), OWNER, time.monotonic), kind_of_gate)
     with pytest.raises(GateError, match=r"no backend 'pf'.*auto, iptables, nftables"):
         make_gate(GatePolicy(backend="pf"), OWNER, time.monotonic)
@@ -615,7 +613,8 @@ def test_auto_without_python_iptables_is_nftables_unless_redirect(
     caplog.set_level("INFO", "supervisor_rolling")
     forget_iptables(monkeypatch)
     assert isinstance(make_gate(GatePolicy(), OWNER, time.monotonic), NftablesGate)
-    assert re.search("auto: nftables, because .*pip install python-iptables", caplog.text)
+    assert [record.getMessage() for record in caplog.records if record.levelname != "INFO"] == []
+    assert "gate.backend auto: nftables, because python-iptables is not installed" in caplog.text
     with pytest.raises(GatePermissionError, match=r"^The iptables backend cannot be loaded"):
         make_gate(GatePolicy(method="redirect"), OWNER, time.monotonic)
 
@@ -669,6 +668,25 @@ def test_auto_takes_what_the_kernel_has(lacks: str, said: str) -> None:
         _ON_SUCH_A_KERNEL,
     )
     assert re.match(said, found), found
+
+
+_OURS = "nft add table inet supervisor-rolling-1f2e3d4c"
+_WITH_A_FIREWALL = "import sys, subprocess; subprocess.run(sys.argv[1], shell=True, check=True)\n" + _ON_SUCH_A_KERNEL
+
+
+@pytest.mark.parametrize(
+    ("firewall", "chosen"),
+    [
+        ("true", "IptablesGate"),
+        ("nft add table ip filter", "NftablesGate"),
+        ("iptables-nft -A INPUT -p tcp --dport 22 -j ACCEPT", "NftablesGate"),
+        (f"{_OURS}; {_OURS}-keepalive", "IptablesGate"),
+        ("nft add table ip filter; iptables-legacy -S", "IptablesGate"),
+    ],
+)
+def test_auto_goes_by_the_firewall_of_the_host(firewall: str, chosen: str) -> None:
+    found = run("unshare", "--net", sys.executable, "-W", "ignore", "-c", _WITH_A_FIREWALL, firewall)
+    assert f"{chosen} [8000] {{}}" in found
 
 
 def test_iptables_needs_no_libnftables() -> None:

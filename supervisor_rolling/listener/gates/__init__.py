@@ -6,12 +6,16 @@ missing one is an error with a Fix instead of a listener that ends with a traceb
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import logging
 from collections.abc import Callable
 
 from supervisor_rolling.core.errors import GateError, GatePermissionError
+from supervisor_rolling.core.gate_choice import preferred_backend
 from supervisor_rolling.core.policy import GatePolicy
 from supervisor_rolling.listener.contracts import Gate
+from supervisor_rolling.listener.system.libnftables import Nftables
 
 log = logging.getLogger("supervisor_rolling")
 
@@ -50,26 +54,46 @@ def _nftables(policy: GatePolicy, owner: str, clock: Clock) -> Gate:
 
 
 def _auto(policy: GatePolicy, owner: str, clock: Clock) -> Gate:
-    """iptables where it works, since it is the most tried; else nftables. An error that may pass (another program holds
-    the lock) decides nothing: the next call tries again. ``method: redirect`` is for iptables alone."""
-    try:
-        gate = _iptables(policy, owner, clock)
-        gate.check()
+    """The gate that fits the host's firewall (``preferred_backend``), or else the other one. An error that may pass
+    (another program holds the lock) decides nothing: the next call tries again. ``method: redirect`` is for iptables
+    alone."""
+    if policy.method == "redirect":
+        return _iptables(policy, owner, clock)
+    choice = preferred_backend(importlib.util.find_spec("iptc") is not None, _nft_tables(), _legacy_tables())
+    errors: dict[str, GatePermissionError] = {}
+    for backend in (choice.backend, *({"iptables", "nftables"} - {choice.backend})):
+        try:
+            gate = BACKENDS[backend](policy, owner, clock)
+            gate.check()
+        except GatePermissionError as error:
+            errors[backend] = error
+            continue
+        why = f"{choice.backend} cannot be used: {errors[choice.backend]}" if errors else choice.why
+        gate.description += f"; gate.backend: auto has chosen it because {why}"
+        log.info("gate.backend auto: %s, because %s", backend, why)
         return gate
-    except GatePermissionError as error:
-        if policy.method == "redirect":
-            raise
-        without_iptables = error
+    raise GatePermissionError(
+        f"No backend can close ports on this host. iptables: {errors['iptables']}. nftables: {errors['nftables']}. One "
+        "of them is enough"
+    )
+
+
+def _nft_tables() -> list[tuple[str, str]]:
+    """The family and name of each table of nftables; none where they cannot be listed."""
     try:
-        gate = _nftables(policy, owner, clock)
-        gate.check()
-    except GatePermissionError as error:
-        raise GatePermissionError(
-            f"No backend can close ports on this host. iptables: {without_iptables}. nftables: {error}. One of them is "
-            "enough"
-        ) from error
-    log.info("gate.backend auto: nftables, because iptables cannot be used: %s", without_iptables)
-    return gate
+        found = Nftables().run("list tables")
+    except GatePermissionError:
+        return []
+    return [(one["table"]["family"], one["table"]["name"]) for one in found if "table" in one]
+
+
+def _legacy_tables() -> list[str]:
+    """The tables of legacy xtables that exist in this network namespace, both address families."""
+    names: list[str] = []
+    for family in ("ip", "ip6"):
+        with contextlib.suppress(OSError), open(f"/proc/net/{family}_tables_names", encoding="utf-8") as tables:
+            names += tables.read().split()
+    return names
 
 
 def _haproxy(policy: GatePolicy, owner: str, clock: Clock) -> Gate:

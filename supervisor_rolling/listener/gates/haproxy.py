@@ -51,7 +51,7 @@ _FIX_SERVER = "correct the server lines in haproxy.cfg, or gate.backend_name or 
 class HaproxyGate:
     """The haproxy backend. ``clock`` gives CLOCK_MONOTONIC seconds; ``directory`` is where the state file is kept."""
 
-    name = "haproxy"
+    name = description = "haproxy"
     closes = frozenset({TCP})
 
     def __init__(

@@ -69,6 +69,10 @@ class IptablesGate:
         self._waits_again_at = -math.inf
         self._chains = [OwnChain(V4, policy, chain_of(owner))]  # one for each family
         self._since: dict[int, float] = {}
+        table = "-t nat " if policy.method == "redirect" else ""
+        self.description = (
+            f"iptables; while ports are closed, iptables-legacy {table}-nvL {chain_of(owner)} lists their rules"
+        )
 
     def hold(self, closed: Mapping[Endpoint, str], drained: Collection[Endpoint] = ()) -> Mapping[Endpoint, float]:
         """Make exactly these ports closed; see ``Gate.hold``."""

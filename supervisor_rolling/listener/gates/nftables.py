@@ -47,6 +47,7 @@ from typing import Any
 
 from supervisor_rolling.core.endpoint import TCP, Endpoint, by_endpoint, by_port
 from supervisor_rolling.core.errors import GateError, GatePermissionError
+from supervisor_rolling.core.gate_choice import OUR_TABLES
 from supervisor_rolling.core.policy import BYPASS_ADDRESS, BYPASS_MARK, GatePolicy
 from supervisor_rolling.core.preflight_report import Finding
 from supervisor_rolling.listener.system.libnftables import AbsentError, Nftables, UnreadableAnswerError, leases, removal
@@ -90,6 +91,7 @@ class NftablesGate:
     def __init__(self, policy: GatePolicy, owner: str, clock: Callable[[], float]) -> None:
         self._nft = Nftables()
         self._table = table_of(owner)
+        self.description = f"nftables; while ports are closed, nft list table inet {self._table} lists them"
         self._rules = _RULES[policy.bypass]
         self._lease = math.ceil(policy.lease)  # listings give whole seconds
         self._clock = clock
@@ -192,7 +194,7 @@ class NftablesGate:
 
 def table_of(owner: str) -> str:
     """The name of the table of one supervisord: two on a host have different ones."""
-    return f"supervisor-rolling-{mark_of(owner)}"
+    return f"{OUR_TABLES}{mark_of(owner)}"
 
 
 def _found(objects: Sequence[Mapping[str, Any]]) -> TableListing:
