@@ -97,7 +97,7 @@ def make_plan(host: Host, found: Inspection | None, wanted: Sequence[str]) -> Pl
     for name in wanted:
         problems += _unusable(host, found, name)
     if not fitting and not found.policy_groups and not problems:
-        problems.append(_NONE_FITS + "\n".join(f"{group.name}: {unfit(group)}" for group in found.groups))
+        problems.append(_NONE_FITS + "\n".join(f"  {group.name}: {unfit(group)}" for group in found.groups))
     if found.policy_problem:
         problems.append(f"{found.policy_problem}. See: supervisor_rolling help setup.changed")
     chosen = [group for group in fitting if not wanted or group.name in wanted]
@@ -112,7 +112,9 @@ def make_plan(host: Host, found: Inspection | None, wanted: Sequence[str]) -> Pl
     )
 
 
-_NONE_FITS = "no group has two processes that run and each listen on a TCP port of their own:\n"
+_NONE_FITS = (
+    "no group has two processes that run, each with a TCP port of its own. See: supervisor_rolling help setup.unfit\n"
+)
 
 
 def unfit(group: InspectedGroup) -> str:

@@ -45,7 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words == ["--version"]:
         print(__version__)
         return 0
-    if len(words) == 2 and words[0] == "help" and is_code(words[1]):  # needs no supervisord
+    if (
+        len(words) == 2 and words[0] == "help" and PREFIX + words[1] not in COMMANDS and is_code(words[1])
+    ):  # needs no supervisord
         return print_page(Output(sys.stdout), words[1])
     if words[:1] == ["complete"]:
         return print_completions(words[1:], lambda given: all_processes(Controller(_realized(given))))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+import supervisor_rolling
 from supervisor_rolling import skel
 from supervisor_rolling.core.preflight_report import Finding
 from supervisor_rolling.core.setup_facts import (
@@ -18,8 +21,10 @@ from supervisor_rolling.core.setup_facts import (
     Section,
 )
 from supervisor_rolling.core.setup_plan import is_ours, is_unchanged, make_plan, place_of_sections, signed, unfit
+from supervisor_rolling.help import entries
 from supervisor_rolling.listener import config
 
+ROOT = Path(supervisor_rolling.__file__).parent
 MAIN = "/etc/supervisor/supervisord.conf"
 DROP_IN, POLICY = "/etc/supervisor/conf.d/rolling.conf", "/etc/supervisor/rolling.yaml"
 APP = InspectedGroup("app", {"app-0": (8000,), "app-1": (8001,)}, ready="/health", root_status=200)
@@ -180,7 +185,7 @@ def test_named_group_without_ports_refuses() -> None:
 
 
 def test_no_fitting_group_refuses() -> None:
-    assert "\nworker: worker listens on no TCP port" in problem(HOST, replace(SEEN, groups=(WORKER,)))
+    assert "\n  worker: worker listens on no TCP port" in problem(HOST, replace(SEEN, groups=(WORKER,)))
 
 
 def test_edited_policy_is_not_overwritten() -> None:
@@ -257,3 +262,9 @@ def test_signature_tells_changes() -> None:
     assert (is_ours(text), is_unchanged(text)) == (True, True)
     assert (is_ours(text + "b\n"), is_unchanged(text + "b\n")) == (True, False)
     assert (is_ours("a\n"), is_unchanged("a\n")) == (False, False)
+
+
+def test_every_code_of_setup_has_an_entry() -> None:
+    texts = [path.read_text(encoding="utf-8") for path in (*ROOT.glob("core/setup_*.py"), *ROOT.glob("ctl/setup/*.py"))]
+    codes = set(re.findall(r"supervisor_rolling help \W*(setup\.\w+)", "\n".join(texts)))
+    assert codes == {code for code in entries() if code.startswith("setup.")}

@@ -44,8 +44,7 @@ def _write(session: Session, options: argparse.Namespace) -> int:
     host, plan = found.host, make_plan(found.host, found.inspection, wanted)
     _say(session, [*plan.seen, *plan.advice, *_change_lines(plan.files)])
     if plan.problems:
-        session.fail("\n".join(plan.problems), FAILED)
-        return FAILED
+        return _refuse(session, plan)
     is_written = False
     if plan.files and not options.dry_run:
         _require_yes(session, options, f"Write {_count(plan.files)}?")
@@ -65,6 +64,14 @@ def _write(session: Session, options: argparse.Namespace) -> int:
     if is_loaded or options.dry_run or place_of_sections(host.main_file, host.includes).to_add:
         return DONE
     return _reload(session, host, plan) if _wants_reload(session, options, host) else DONE
+
+
+def _refuse(session: Session, plan: Plan) -> int:
+    """Each problem is a sentence, which may have lines to add to a file below it."""
+    if session.as_json:
+        session.fail("\n".join(plan.problems), FAILED)
+    _say(session, [line for problem in plan.problems for line in f"ERROR: {problem}".splitlines()])
+    return FAILED
 
 
 def _change_lines(changes: Sequence[FileChange]) -> list[str]:

@@ -112,7 +112,7 @@ def find_supervisord(pid: int) -> Supervisord:
     if not is_here or not any("supervisord" in os.path.basename(word) for word in words):
         raise CommandError(
             f"supervisord says that it is process {pid}, and that is not so here: it runs in a container, or on "
-            "another host. Fix: run setup where it runs",
+            "another host. Fix: run setup where it runs. See: supervisor_rolling help setup.elsewhere",
             FAILED,
         )
     flags, script = _split(words[1:])
