@@ -22,6 +22,7 @@ from supervisor_rolling.ctl.completion import candidates
 FILES = Path(__file__).resolve().parents[2] / "conf" / "completion"
 PROCESSES = [{"group": "app", "name": "app-1"}, {"group": "app", "name": "app-2"}, {"group": "web", "name": "web"}]
 WITHIN = 30.0
+PROMPT = "ready> "
 
 SHELLS = {
     "bash": (["bash", "--norc", "--noprofile", "-i"], f"source {FILES}/supervisor_rolling"),
@@ -88,15 +89,22 @@ class Terminal:
         program.chmod(0o755)
         command, load = SHELLS[shell]
         self._terminal, inner = pty.openpty()
-        environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}", "TERM": "vt100", "HOME": str(folder)}
+        environment = {
+            **os.environ,
+            "PATH": f"{folder}:{os.environ['PATH']}",
+            "TERM": "vt100",
+            "HOME": str(folder),
+            "PS1": PROMPT,
+        }
         self._shell = subprocess.Popen(
             command, stdin=inner, stdout=inner, stderr=inner, env=environment, cwd=folder, start_new_session=True
         )
         os.close(inner)
         self.shown = ""
         threading.Thread(target=self._read, daemon=True).start()
+        self._wait(lambda: PROMPT in self.shown, "there is a prompt")  # what is typed earlier may be thrown away
         self.type(f"{load}; echo loa''ded\n")
-        self._wait(lambda: "loaded" in self.shown, "the completion is loaded")
+        self._wait(lambda: PROMPT in self.shown.partition("loaded")[2], "the completion is loaded")
 
     def type(self, keys: str) -> None:
         os.write(self._terminal, keys.encode())
