@@ -156,7 +156,8 @@ class RealGateProbes:
         """See ``GateProbes.metrics``."""
         host, _, port = address.rpartition(":")
         if importlib.util.find_spec("prometheus_client") is None:
-            return "prometheus_client is missing", "pip install supervisor_rolling[metrics]"
+            fix = "pip install prometheus_client, with the pip of the listener's Python"
+            return "prometheus_client is missing", fix
         try:
             _listening(host.strip("[]"), int(port)).close()
         except OSError as error:

@@ -177,7 +177,7 @@ def test_missing_prometheus_client_is_logged_with_fix(
     monkeypatch.setattr(builtins, "__import__", without)
     with caplog.at_level(logging.WARNING):
         assert not PrometheusMetrics(lambda: LISTEN).is_on()
-    assert "pip install supervisor_rolling[metrics]" in caplog.text
+    assert "pip install prometheus_client" in caplog.text
 
 
 def test_removed_group_keeps_only_its_counters() -> None:

@@ -122,8 +122,8 @@ def test_orphan_on_the_port_is_an_error() -> None:
         finding = told(process, left)[-1]
         assert (finding.code, finding.is_error, finding.fix) == ("ports.orphan", True, "kill 41 42")
         assert finding.text == (
-            "port 8001 is held by processes 41, 42 (python3), left by an earlier app:app-1: it answers there, so "
-            "that a new process would never be warm"
+            "port 8001 is held by processes 41, 42 (python3), left by an earlier app:app-1: that one answers on the "
+            "port, so a new process cannot become warm"
         )
     assert not told(Process("app-1", "STOPPED"), left, selected=False)[-1].is_error
 
@@ -164,7 +164,7 @@ def test_foreign_process_on_the_port_is_an_error(process: Process) -> None:
     assert (finding.code, finding.is_error) == ("ports.foreign", True)
     assert (
         finding.text
-        == "port 8001 is held by process 41 (node): it answers there, so that a new process would never be warm"
+        == "port 8001 is held by process 41 (node): that one answers on the port, so a new process cannot become warm"
     )
     assert finding.fix == "kill 41, or name node in warmup.proxies if it listens for app:app-1"
 
@@ -196,7 +196,7 @@ def test_process_stopped_by_failed_rollout_goes_first() -> None:
         "rollout replaces it first"
     )
     (stopped,) = told(Process("app-1", "STOPPED"), Listening(), selected=False)
-    assert stopped.text == "is STOPPED: it serves no traffic, and a rollout leaves it so"
+    assert stopped.text == "is STOPPED: it serves no traffic, and a rollout leaves it stopped"
 
 
 def test_unknown_listeners_are_no_finding() -> None:

@@ -174,7 +174,7 @@ def _absent(group: GroupInNginx, ports: Mapping[int, str]) -> Iterator[Finding]:
             upstream.where,
             f"upstream {upstream.name} has some processes of the group, but not {listed(missing)}, which get no "
             "requests from it",
-            f"add a server line for {'each' if len(missing) > 1 else 'it'}, or leave them stopped",
+            "add a server line for each, or stop them" if len(missing) > 1 else "add a server line for it, or stop it",
         )
 
 

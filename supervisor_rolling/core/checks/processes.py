@@ -96,7 +96,7 @@ def _down(group: str, member: Member, observed: Observation, listening: Listenin
     process, guarded = observed.processes[member.name], observed.guarded.get(member.name)
     where, state = f"{group}:{member.name}", observed.processes[member.name].state
     if state in NOT_UP:
-        text = f"is {state}: it serves no traffic, and a rollout leaves it so"
+        text = f"is {state}: it serves no traffic, and a rollout leaves it stopped"
         if member.selected and member.stage is Stage.FAILED:
             text = f"is {state} since a rollout failed on it ({member.why}): the next rollout replaces it first"
         yield Finding("process.down", where, text, f"supervisorctl start {where}")
@@ -141,7 +141,7 @@ def _foreign(rollout: Rollout, member: Member, listening: Listening) -> Iterator
         yield Finding(
             "ports.orphan" if is_orphan else "ports.foreign",
             where,
-            f"{holder_text(port, holder, where)}: it answers there, so that a new process would never be warm",
+            f"{holder_text(port, holder, where)}: that one answers on the port, so a new process cannot become warm",
             free_port_fix(port, holder, where) + ("" if is_orphan else proxy_fix(holder, where)),
             error_if(member.selected),
         )
@@ -166,7 +166,7 @@ def _not_listening(group: str, member: Member, listening: Listening) -> Iterator
         yield Finding(
             "ports.not_listening",
             where,
-            f"nothing listens on port {ports}, which is the port of this process by groups.{group}.ports",
+            f"nothing listens on port {ports}, the port that groups.{group}.ports gives to this process",
             f"wait until the process has started, or correct groups.{group}.ports in rolling.yaml",
         )
 

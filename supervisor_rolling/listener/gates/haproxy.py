@@ -201,7 +201,7 @@ def _findings(
             f"has {how}: when a process is restarted its users are moved to another one, and lose what it kept in "
             "memory for them"
         )
-        yield Finding("haproxy.persistence", where, text, "keep sessions outside the processes, or accept this")
+        yield Finding("haproxy.persistence", where, text, "keep sessions outside the processes (a database, Redis)")
     for server in foreign:
         text = f"has {server.name} in maintenance or drained, not by a rollout: its process gets no requests"
         fix = f"send to HAProxy's stats socket: set server {backend}/{server.name} state ready"

@@ -243,7 +243,7 @@ def _acquire(handle: int, path: str, timeout: float) -> None:
         time.sleep(_LOCK_STEP)
     raise GateBusyError(
         f"another program holds the xtables lock {path} ({_holder(handle)}), so no port can be closed or opened. "
-        "Fix: end that program if it hangs",
+        "It will be tried again. Fix: if that program hangs, end it",
         {},
     )
 
