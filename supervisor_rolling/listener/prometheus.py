@@ -123,7 +123,7 @@ class PrometheusMetrics:
             log.info("metrics are at http://%s/metrics", address)
             self._warning = ""
         except ImportError:
-            self._warn(f"no metrics: prometheus_client is not installed. Fix: pip install prometheus_client")
+            self._warn("no metrics: prometheus_client is not installed. Fix: pip install prometheus_client")
         except OSError as error:
             why = error.strerror or error
             self._warn(f"no metrics: cannot listen on {address}: {why}. Fix: set another address in metrics.listen")
