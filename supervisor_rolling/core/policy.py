@@ -242,7 +242,7 @@ class Policy:
     #: The ports of each process. ``auto``: the ports that it listens on. A regex on the name of the process with one
     #: group around the port, such as ``'app-(\d+)'``: put it in single quotes. Or a map of process names, such as
     #: ``{web-a: 8000, web-b: [8001, 8002]}``.
-    ports: PortRule
+    ports: PortRule = PortRule(auto=True)
     #: How many processes may be closed or down at a time: a number, or a percentage of the group, rounded down, at
     #: least 1.
     max_unavailable: Share = Share(percent=10.0)

@@ -18,7 +18,6 @@ from supervisor.options import ClientOptions, ServerOptions
 from supervisor_rolling import __version__
 from supervisor_rolling.core.checks.nginx import group_in_nginx, min_ready_for
 from supervisor_rolling.core.policy import Config, Policy
-from supervisor_rolling.core.ports import ports_for
 from supervisor_rolling.listener import config
 from supervisor_rolling.listener.balancer_config import read_nginx
 from supervisor_rolling.plugin.events import RollingRequestEvent
@@ -131,11 +130,6 @@ def test_inventory_installs_this_version() -> None:
 def test_policy_and_supervisord_have_the_same_group(supervisord: ServerOptions, rolling: Config) -> None:
     assert list(rolling.groups) == ["app"]
     assert {found.name for found in supervisord.process_group_configs} >= set(rolling.groups)
-
-
-def test_policy_finds_the_port_of_every_process(supervisord: ServerOptions, policy: Policy) -> None:
-    names = [process.name for process in group(supervisord, "app").process_configs]
-    assert [ports_for(policy.ports, name) for name in names] == [(port,) for port in PORTS]
 
 
 def test_supervisord_deadlines_fit_into_the_policy(supervisord: ServerOptions, policy: Policy) -> None:

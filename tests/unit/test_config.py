@@ -87,12 +87,18 @@ def test_example_is_valid_and_shows_the_defaults() -> None:
     got = config.groups["app"]
     assert config.gate == GatePolicy()
     assert list(config.groups) == ["app"]
-    assert ports_for(got.ports, "app-8001") == (8001,)
-    assert got == Policy(
-        group="app",
-        ports=PortRule(pattern=r"app-(\d+)"),
-        warmup=WarmupPolicy(requests=(WarmupRequest(), WarmupRequest(path="/search?q=warm"))),
+    assert got == Policy(group="app")
+    requests = parse(app(f"warmup: {{requests: {shown_requests()}}}"), "f").groups["app"].warmup.requests
+    assert requests == (WarmupRequest(), WarmupRequest(path="/search?q=warm"))
+
+
+def shown_requests() -> list[Any]:
+    """The list of requests that stands in the comment at ``requests: []``."""
+    lines = re.findall(
+        r"^      #(  .*)$", EXAMPLE.read_text(encoding="utf-8").partition("requests: []")[2], re.MULTILINE
     )
+    found: list[Any] = yaml.safe_load("\n".join(lines))
+    return found
 
 
 def sections() -> dict[str, tuple[Any, Any]]:
@@ -113,7 +119,7 @@ def sections() -> dict[str, tuple[Any, Any]]:
         "history.": (HistoryPolicy, tree["history"]),
         "metrics.": (MetricsPolicy, tree["metrics"]),
         "….": (Policy, group),
-        "….warmup.requests.": (WarmupRequest, group["warmup"]["requests"][1]),
+        "….warmup.requests.": (WarmupRequest, shown_requests()[1]),
         **{f"….{name}.": (kind, group[name]) for name, kind in of_group.items()},
     }
 
@@ -122,6 +128,11 @@ def test_example_shows_every_key() -> None:
     for path, (kind, shown) in sections().items():
         assert set(shown) == set(keys_of(kind)), path
     assert f"{Policy.min_ready_seconds:g} where it cannot be read" in EXAMPLE.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("text", ["groups: {app: {}}", "groups:\n  app:\n"])
+def test_group_needs_no_key(text: str) -> None:
+    assert parse(text, "f") == parse(MINIMAL, "f")
 
 
 def test_missing_keys_have_their_defaults() -> None:
@@ -267,8 +278,6 @@ def test_all_problems_come_in_the_file_order() -> None:
         "rolling.yaml:1: gate.lease: '3' is out of range. Fix: write a number of seconds from 15 to 3600",
         "rolling.yaml:4: groups.app.drian: unknown key (did you mean drain?)",
         "rolling.yaml:6: groups.app.min_ready_seconds: '30s' is text. Fix: write a number of seconds: 30",
-        r"rolling.yaml:7: groups.web.ports: is missing. Fix: write a regex with one group around the port, such as "
-        r"'app-(\d+)', or a map of process names to ports, or auto",
         "rolling.yaml:8: groups.web.canary: '-1' is not a whole number in range. "
         "Fix: write a whole number from 0 to 65535",
     ]
@@ -672,7 +681,7 @@ def test_invalid_listen_address_is_one_problem(listen: str) -> None:
 @pytest.mark.parametrize("top", ["gate: {lease: 3}\n", "metrics: {listen: x}\n", "gaet: {}\n"])
 def test_problem_in_a_top_level_key_raises_all(top: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        parse(f"groups:\n  app: {{}}\n{OTHER}{top}", "f")
+        parse(f"groups:\n  app: {{x: 1}}\n{OTHER}{top}", "f")
     assert len(str(caught.value).splitlines()) == 2
 
 

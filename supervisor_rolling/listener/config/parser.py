@@ -68,7 +68,7 @@ _PORTS_FIX = (
 _HOOK_FIX = (
     "write a list of arguments, the first of which is the full path of a program, such as [/srv/app/notify, done]"
 )
-_GROUPS_FIX = r"name a group and its ports, such as groups: {app: {ports: 'app-(\d+)'}}"
+_GROUPS_FIX = "name a group of supervisord, such as groups: {app: {}}"
 _HAPROXY_FIXES = {
     "socket": "write gate.socket: the path of HAProxy's stats socket, such as /run/haproxy/admin.sock",
     "backend_name": "write gate.backend_name: the backend section of haproxy.cfg that has the processes as servers",
@@ -323,7 +323,7 @@ def _policy(entry: Entry) -> Policy:
             return Policy(entry.name, **values)
         return Policy(entry.name, **values, min_ready_seconds=min_ready_seconds, min_ready_auto=False)
 
-    return section(make, keys_of(Policy), {"ports": _PORTS_FIX})(entry)
+    return Policy(entry.name) if entry.is_a("null") else section(make, keys_of(Policy))(entry)
 
 
 # --- values taken together
