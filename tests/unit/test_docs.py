@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from from_code import PARTS, configuration, json_views, xmlrpc_methods
+from supervisor_rolling.core.policy import Config
 from supervisor_rolling.listener.config.parser import keys_of
 from supervisor_rolling.plugin.rpc import RollingNamespaceRPCInterface
 
@@ -29,6 +30,7 @@ def test_reference_has_every_key_that_is_read() -> None:
         shown = {key.name for key in configuration.keys(section)}
         own = {f"{prefix}{name}" for name in keys_of(kind)}
         assert own - shown == {name for name in own if f"groups.NAME.{name}" in configuration.SECTIONS} - shown
+    assert {title.partition(".")[0] for title in configuration.SECTIONS} == set(keys_of(Config))
 
 
 def test_key_shows_its_bounds_and_default() -> None:

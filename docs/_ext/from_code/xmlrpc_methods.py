@@ -51,7 +51,7 @@ def reference() -> str:
 def faults() -> str:
     """The numbers of the faults."""
     texts = comments(errors)
-    known = {name: number for name, number in vars(errors.Fault).items() if isinstance(number, int)}
+    known = {name: number for name, number in vars(errors.Fault).items() if name.isupper()}
     return definitions({f"{number} ``{name}``": texts["Fault", name] for name, number in known.items()})
 
 
