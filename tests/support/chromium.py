@@ -36,17 +36,21 @@ class Browser:
         self._file = folder / "page.html"
 
     def show(self, page: str, width: int = 1400, height: int = 900, **features: str) -> None:
+        """Open a page, given as its text, as ``visit`` does."""
+        self._file.write_text(page, encoding="utf-8")
+        self.visit(self._file.as_uri(), width, height, **features)
+
+    def visit(self, address: str, width: int = 1400, height: int = 900, **features: str) -> None:
         """Open a page in a window of that size. ``features``: of media, ``prefers_color_scheme="dark"``; ``media`` is
         the medium itself."""
         medium = features.pop("media", "")
         selected = [{"name": name.replace("_", "-"), "value": value} for name, value in features.items()]
         self.tell("Emulation.setEmulatedMedia", media=medium, features=selected)
         self.tell("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
-        self._file.write_text(page, encoding="utf-8")
         self._driver.get("about:blank")  # so that a fragment or a scroll position of the last page is gone
         for log in ("performance", "browser"):
             self._driver.get_log(log)  # what was before is of no interest
-        self._driver.get(self._file.as_uri())
+        self._driver.get(address)
 
     def run(self, script: str, *arguments: object) -> Any:
         """What a script returns that the browser runs in the page; the page's own policy does not hold it."""
