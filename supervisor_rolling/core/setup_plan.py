@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from supervisor_rolling.core.reason import with_see
 from supervisor_rolling.core.setup_facts import (
     CTLPLUGIN,
     LISTENER,
@@ -99,7 +100,7 @@ def make_plan(host: Host, found: Inspection | None, wanted: Sequence[str]) -> Pl
     if not fitting and not found.policy_groups and not problems:
         problems.append(_NONE_FITS + "\n".join(f"  {group.name}: {unfit(group)}" for group in found.groups))
     if found.policy_problem:
-        problems.append(f"{found.policy_problem}. See: supervisor_rolling help setup.changed")
+        problems.append(with_see(found.policy_problem, "setup.changed"))
     chosen = [group for group in fitting if not wanted or group.name in wanted]
     new = [group for group in chosen if group.name not in found.policy_groups]
     files = [*_sections_change(host, problems), *_policy_change(host, new, problems)]
@@ -112,9 +113,7 @@ def make_plan(host: Host, found: Inspection | None, wanted: Sequence[str]) -> Pl
     )
 
 
-_NONE_FITS = (
-    "no group has two processes that run, each with a TCP port of its own. See: supervisor_rolling help setup.unfit\n"
-)
+_NONE_FITS = with_see("no group has two processes that run, each with a TCP port of its own", "setup.unfit") + "\n"
 
 
 def unfit(group: InspectedGroup) -> str:
@@ -146,23 +145,22 @@ def _sockets(group: InspectedGroup, process: str) -> str:
 
 def _not_importable(host: Host) -> Iterator[str]:
     if host.plugin_problem:
-        yield (
+        yield with_see(
             f"supervisord (pid {host.pid}) runs with {host.python}, which cannot import the plugin: "
             f"{host.plugin_problem}. With the section [{RPCINTERFACE}] supervisord would exit at its next reload. "
-            f"Fix: install supervisor_rolling for {host.python}. See: supervisor_rolling help setup.import"
+            f"Fix: install supervisor_rolling for {host.python}",
+            "setup.import",
         )
     else:
-        yield (
-            f"the listener cannot start ({host.listener}): {host.listener_problem}. "
-            "See: supervisor_rolling help setup.listener"
-        )
+        yield with_see(f"the listener cannot start ({host.listener}): {host.listener_problem}", "setup.listener")
 
 
 def _mismatch(host: Host) -> Iterator[str]:
     if host.plugin_version != host.version:
-        yield (
+        yield with_see(
             f"supervisord's Python ({host.python}) has supervisor_rolling {host.plugin_version}, and this program is "
-            f"{host.version}. Fix: install {host.version} for {host.python}. See: supervisor_rolling help setup.import"
+            f"{host.version}. Fix: install {host.version} for {host.python}",
+            "setup.import",
         )
 
 
@@ -171,10 +169,10 @@ def _incomplete(host: Host) -> Iterator[str]:
     there = [name for name in (RPCINTERFACE, LISTENER) if name in host.sections]
     if len(there) == 1 and host.sections[there[0]].file not in host.files:
         missing = LISTENER if there == [RPCINTERFACE] else RPCINTERFACE
-        yield (
+        yield with_see(
             f"{host.sections[there[0]].file} has [{there[0]}] but no [{missing}]. Fix: add it (echo_rolling_conf "
-            f"sections prints it), or remove [{there[0]}] and run setup again. See: supervisor_rolling help "
-            "setup.changed"
+            f"sections prints it), or remove [{there[0]}] and run setup again",
+            "setup.changed",
         )
 
 
@@ -184,7 +182,7 @@ def _unusable(host: Host, found: Inspection, name: str) -> Iterator[str]:
     if group is None:
         yield f"supervisord has no group {name} (the groups are: {listed(host.running, 10) or 'none'})"
     elif name not in found.policy_groups and unfit(group):
-        yield f"{name}: {unfit(group)}. See: supervisor_rolling help setup.unfit"
+        yield with_see(f"{name}: {unfit(group)}", "setup.unfit")
 
 
 # --- the files
@@ -259,12 +257,13 @@ def _in_quotes(text: str) -> str:
 _WORDS = {"true", "false", "yes", "no", "on", "off", "null", "y", "n"}
 
 
-def _in_the_way(path: str, what: str, text: str) -> str:
-    added = "\n".join(f"  {line}" for line in text.rstrip("\n").split("\n"))
-    return (
+def _in_the_way(path: str, what: str, lines: str) -> str:
+    added = "\n".join(f"  {line}" for line in lines.rstrip("\n").split("\n"))
+    text = (
         f"{path} was not written by setup, or was changed since, and is not overwritten. Fix: add {what} to it, or "
-        f"move it away and run setup again. See: supervisor_rolling help setup.changed\n{added}"
+        "move it away and run setup again"
     )
+    return f"{with_see(text, 'setup.changed')}\n{added}"
 
 
 # --- what the operator reads
@@ -288,21 +287,17 @@ def _advice(host: Host, found: Inspection, chosen: Sequence[InspectedGroup], wan
     place = place_of_sections(host.main_file, host.includes)
     if place.to_add and not {RPCINTERFACE, LISTENER} & host.sections.keys():
         what = "add these lines" if host.includes is None else "change the line files of [include]"
-        yield (
-            f"{host.main_file} does not read {place.path}. Fix: {what}. See: supervisor_rolling help setup.include\n"
-            f"{place.to_add}"
-        )
+        text = f"{host.main_file} does not read {place.path}. Fix: {what}"
+        yield f"{with_see(text, 'setup.include')}\n{place.to_add}"
     if not found.gate:
-        yield (
-            "no port can be closed until one of the gates works, and rollouts are refused. "
-            "See: supervisor_rolling help setup.gate"
-        )
+        yield with_see("no port can be closed until one of the gates works, and rollouts are refused", "setup.gate")
     if CTLPLUGIN in host.sections and host.ctl_problem:
-        yield f"{host.ctl_problem}. See: supervisor_rolling help setup.ctlplugin"
+        yield with_see(host.ctl_problem, "setup.ctlplugin")
     for group in chosen:
         for finding in group.findings:
             fix = f". Fix: {finding.fix}" if finding.fix else ""
-            yield f"{finding.severity.value}: {finding.code}: {finding.where}: {finding.text}{fix}"
+            text = f"{finding.severity.value}: {finding.code}: {finding.where}: {finding.text}{fix}"
+            yield with_see(text, finding.code)
         yield from _warmup_advice(group)
 
 

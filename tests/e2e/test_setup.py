@@ -28,7 +28,14 @@ files = conf.d/*.conf
 def host(directory: Path, **setup: object) -> Stack:
     """A supervisord with four light processes and a worker, before its nginx with the default max_fails."""
     (directory / "conf.d").mkdir()
-    chosen = {"processes": 4, "application": "tests.support.light_app", "peer": "", "balance": "", **setup}
+    chosen = {
+        "processes": 4,
+        "application": "tests.support.light_app",
+        "startsecs": 0,
+        "peer": "",
+        "balance": "",
+        **setup,
+    }
     stack = Stack(directory, Setup(supervisor=WORKER, **chosen))  # type: ignore[arg-type]
     stack.release("old")
     return stack
@@ -112,7 +119,7 @@ def test_what_the_operator_changed_is_kept(stack: Stack) -> None:
 def test_python_without_the_plugin_is_refused(tmp_path: Path) -> None:
     venv = venvs.make(tmp_path / "venv")
     (directory := tmp_path / "s").mkdir()
-    with host(directory, venv=str(venv)) as stack:
+    with host(directory, venv=str(venv), processes=2, startsecs=0) as stack:
         status, text = run(stack, "setup", "--yes")
         assert (status, files_in(stack)) == (1, [])
         assert f"runs with {venv}/bin/python, which cannot import the plugin: ModuleNotFoundError" in text

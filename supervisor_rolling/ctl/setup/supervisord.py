@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from supervisor_rolling.core.reason import with_see
 from supervisor_rolling.core.text import printable
 from supervisor_rolling.ctl.exit_status import FAILED, NO_PERMISSION, CommandError
 
@@ -110,11 +111,11 @@ def find_supervisord(pid: int) -> Supervisord:
     except OSError:
         is_here, words = False, []
     if not is_here or not any("supervisord" in os.path.basename(word) for word in words):
-        raise CommandError(
-            f"supervisord says that it is process {pid}, and that is not so here: it runs in a container, or on "
-            "another host. Fix: run setup where it runs. See: supervisor_rolling help setup.elsewhere",
-            FAILED,
+        text = (
+            f"supervisord says that it is process {pid}, and that is not so here: it runs in a container or on another "
+            "host. Fix: run setup where it runs"
         )
+        raise CommandError(with_see(text, "setup.elsewhere"), FAILED)
     flags, script = _split(words[1:])
     is_script = bool(script) and script[0] not in _NO_SCRIPT
     first_path = os.path.dirname(os.path.join(directory, script[0])) if is_script else directory
