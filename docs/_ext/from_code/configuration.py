@@ -40,7 +40,7 @@ SECTIONS: Mapping[str, tuple[Any, str]] = {
     "groups.NAME.guard": (GuardPolicy, "guard."),
     "groups.NAME.balancer": (BalancerPolicy, "balancer."),
     "groups.NAME.hooks": (HooksPolicy, "hooks."),
-    "groups.NAME.hooks.…": (Hook, "hooks.…."),
+    "groups.NAME.hooks.HOOK": (Hook, "hooks.HOOK."),
     "gate": (GatePolicy, "gate."),
     "history": (HistoryPolicy, "history."),
     "metrics": (MetricsPolicy, "metrics."),
