@@ -1,4 +1,4 @@
-"""What ``--json`` prints, from the JSON Schemas that the package ships: a table for each kind of object."""
+"""What ``--json`` prints, from the JSON Schemas that the package ships: the fields of each kind of object."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from collections.abc import Iterator, Mapping
 from importlib import resources
 from typing import Any
 
-from from_code.rst import escaped, joined, section, table
+from from_code.rst import definitions, escaped, joined, section
 from supervisor_rolling.schema.generate import FILES
 
 TITLES = {"rollout.json": "A rollout", "process.json": "A process of a group", "report.json": "A report of a check"}
-HEAD = ("Field", "Type", "Meaning")
-WIDTHS = "22 23 55"
 
 
 def reference() -> str:
@@ -30,17 +28,16 @@ def _file(name: str) -> str:
     schema = schemas()[name]
     inner = [_object(name, title, found) for title, found in schema["$defs"].items() if "enum" not in found]
     where = f"{schema['description']} Its schema is ``supervisor_rolling/schema/{name}``."
-    return section(TITLES[name], where, _table(name, schema), *inner)
+    return section(TITLES[name], where, _fields_text(name, schema), *inner)
 
 
 def _object(file: str, title: str, found: Mapping[str, Any]) -> str:
     about = [found["description"]] if found["type"] == "object" else [found["description"], "An array of these values:"]
-    return joined(f".. _{_label(file, title)}:", section(_name(title), *about, _table(file, found), line="~"))
+    return joined(f".. _{_label(file, title)}:", section(_name(title), *about, _fields_text(file, found), line="~"))
 
 
-def _table(file: str, found: Mapping[str, Any]) -> str:
-    rows = [(f"``{name}``", _type(file, field), sentence(field)) for name, field in fields(found)]
-    return table(HEAD, rows, WIDTHS)
+def _fields_text(file: str, found: Mapping[str, Any]) -> str:
+    return definitions({f"``{name}`` ({_type(file, field)})": sentence(field) for name, field in fields(found)})
 
 
 def fields(found: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import ModuleType
 
 from sphinx.pycode import ModuleAnalyzer
@@ -44,17 +44,6 @@ def definitions(found: Mapping[str, str]) -> str:
     return joined(*(f"{term}\n    {text}" for term, text in found.items()))
 
 
-def directive(name: str, argument: str, *blocks: str, **options: str) -> str:
-    """A directive; options without a value are left out."""
-    head = [f".. {name}:: {argument}".rstrip(), *(f"   :{key}: {value}" for key, value in options.items() if value)]
-    return joined("\n".join(head), textwrap.indent(joined(*blocks), "   ")).rstrip()
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]], widths: str = "auto") -> str:
-    """A table whose cells are reStructuredText of one paragraph."""
-    lines = [line for row in (head, *rows) for line in _row(row)]
-    return directive("list-table", "", "\n".join(lines), **{"header-rows": "1", "widths": widths})
-
-
-def _row(cells: Sequence[str]) -> list[str]:
-    return [f"{'   ' if number else '*  '}- {cell}".rstrip() for number, cell in enumerate(cells)]
+def directive(name: str, argument: str, *blocks: str) -> str:
+    """A directive and its content."""
+    return joined(f".. {name}:: {argument}", textwrap.indent(joined(*blocks), "   ")).rstrip()
