@@ -31,7 +31,6 @@ def host(directory: Path, **setup: object) -> Stack:
     chosen = {
         "processes": 4,
         "application": "tests.support.light_app",
-        "startsecs": 0,
         "peer": "",
         "balance": "",
         **setup,
@@ -96,8 +95,9 @@ def test_setup_leads_to_a_rollout_and_back(stack: Stack) -> None:
     assert (files_in(stack), look.rules(), pids(stack)) == ([], [], before)
     assert "rolling" not in stack.ctl("status").stdout
     stack.ctl("reload")
+    stack.wait_until(lambda: "has not loaded the plugin" in run(stack, "status")[1], 30.0, "the plugin is unloaded")
     stack.wait_serving()
-    assert "has not loaded the plugin" in run(stack, "status")[1]
+    assert "Nothing to do" in run(stack, "setup", "--remove")[1]
 
 
 def test_what_the_operator_changed_is_kept(stack: Stack) -> None:
