@@ -43,8 +43,9 @@ gate. At equal priority the gate closes after 3 ms, with this one after 1.6 (med
 SWITCH_EVERY = 0.001
 """Seconds that another thread may run while the loop's thread waits for the interpreter. Python's default is 5 ms."""
 
-EXIT_DELAY = 1.0
-"""Seconds to wait before exiting with an error: with ``startsecs = 0`` supervisord starts the listener at once."""
+EXIT_DELAY = 5.0
+"""Seconds to wait before exiting with an error, unless supervisord exits: with ``startsecs = 0`` it starts the listener
+at once. Where the plugin is loaded, it has a brake of its own (``plugin/listener_brake.py``)."""
 
 LIBRARIES = {
     "iptc": "python-iptables (Debian: python3-iptables)",
@@ -68,7 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log.exception("a bug in supervisor_rolling: the listener exits, and supervisord starts it again")
         status = 1
     if status and not os.isatty(0):
-        time.sleep(EXIT_DELAY)
+        poll = select.poll()
+        poll.register(0, 0)  # not for events, only for its end
+        poll.poll(EXIT_DELAY * 1000)
     return status
 
 

@@ -1,4 +1,5 @@
-"""Updates the mailbox from supervisord's own events: starts and stops of processes, and the removal of a group.
+"""What supervisord's own events cause: starts and stops of processes, and the removal of a group, are noted in the
+mailbox, and a listener that cannot start is not started again at once.
 
 An exception in a callback given to ``events.subscribe`` ends supervisord without a log line, so none leaves here.
 ``reload`` drops all callbacks and makes a new supervisord, which gets its own.
@@ -10,18 +11,20 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from supervisor.events import ProcessGroupRemovedEvent, ProcessStateEvent, notify, subscribe
+from supervisor.events import ProcessGroupRemovedEvent, ProcessStateEvent, ProcessStateExitedEvent, notify, subscribe
 
 from supervisor_rolling.plugin.events import events_between
 from supervisor_rolling.plugin.fault_barrier import Defects
+from supervisor_rolling.plugin.listener_brake import delay_restart
 from supervisor_rolling.plugin.mailbox import Mailbox
 
 
-def subscribe_mailbox(supervisord: Any, mailbox: Mailbox) -> None:
-    """Note in the mailbox the events of this supervisord from now on."""
+def subscribe_events(supervisord: Any, mailbox: Mailbox) -> None:
+    """Act on the events of this supervisord from now on."""
     logger = supervisord.options.logger
     defects = Defects(logger)
     subscribe(ProcessStateEvent, _without_exceptions(mailbox.times.note, defects))
+    subscribe(ProcessStateExitedEvent, _without_exceptions(delay_restart, defects))
     subscribe(
         ProcessGroupRemovedEvent, _without_exceptions(lambda event: _removed(event.group, mailbox, logger), defects)
     )

@@ -80,7 +80,7 @@ class ProcessTimes:
             times.ended, times.was_ordered, times.stopping_since = self._clock(), True, 0.0
         elif isinstance(event, (ProcessStateBackoffEvent, ProcessStateExitedEvent)):
             times.ended, times.was_ordered, times.is_by_rollout, times.stop_took = self._clock(), False, False, 0.0
-            times.is_restarted = isinstance(event, ProcessStateBackoffEvent) or _restarts(event)
+            times.is_restarted = isinstance(event, ProcessStateBackoffEvent) or restarts(event)
         elif isinstance(event, ProcessStateFatalEvent):
             times.is_restarted = False
 
@@ -134,7 +134,7 @@ class ProcessTimes:
         return max(0.0, self._clock() - at if at else self._wall() - wall)
 
 
-def _restarts(event: ProcessStateExitedEvent) -> bool:
+def restarts(event: ProcessStateExitedEvent) -> bool:
     """Whether supervisord starts a process again that has exited."""
     autorestart = getattr(event.process.config, "autorestart", False)
     return autorestart is RestartUnconditionally or bool(autorestart and not event.expected)

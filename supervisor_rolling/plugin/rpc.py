@@ -24,7 +24,7 @@ from supervisor_rolling.core.rollout import Rollout, Status
 from supervisor_rolling.core.text import plain
 from supervisor_rolling.plugin.arguments import ANSWER_TIMEOUT, group_of, incorrect, options_of, processes_of, valid
 from supervisor_rolling.plugin.client_identity import client_identity
-from supervisor_rolling.plugin.event_subscriptions import subscribe_mailbox
+from supervisor_rolling.plugin.event_subscriptions import subscribe_events
 from supervisor_rolling.plugin.fault_barrier import Defects, RollingFault, contained
 from supervisor_rolling.plugin.listener_api import ListenerMethods
 from supervisor_rolling.plugin.listener_health import ListenerHealth
@@ -65,7 +65,7 @@ def make_rolling_rpcinterface(supervisord: Any, wakeup: str = "true", **unknown:
             install_wakeup(supervisord)
         if supervisord not in _mailboxes:
             mailbox = Mailbox()
-            subscribe_mailbox(supervisord, mailbox)
+            subscribe_events(supervisord, mailbox)
             _mailboxes[supervisord] = mailbox
         return RollingNamespaceRPCInterface(supervisord, _mailboxes[supervisord])
     except Exception as error:  # noqa: BLE001 - see above

@@ -432,7 +432,7 @@ def test_exception_in_reload_leaves_supervisord_working(sabotaged: Stack) -> Non
     for target in (
         "wakeup:_put_back",
         "wakeup:WakeUp._close_pipe",
-        "event_subscriptions:subscribe_mailbox",
+        "event_subscriptions:subscribe_events",
         "mailbox:Mailbox.__init__",
     ):
         rpc.sabotage.arm(f"plugin.{target}", "OSError")

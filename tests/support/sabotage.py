@@ -52,7 +52,7 @@ CONSTANT = (
 NETS = (
     "plugin.rpc:make_rolling_rpcinterface",
     "plugin.event_subscriptions:_without_exceptions",
-    "plugin.event_subscriptions:subscribe_mailbox",
+    "plugin.event_subscriptions:subscribe_events",
     "plugin.wakeup:install",
     "plugin.wakeup:WakeUp.handle_error",
     "plugin.wakeup:WakeUp.close",

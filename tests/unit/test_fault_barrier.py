@@ -178,7 +178,7 @@ ELSEWHERE = {
     "plugin.process_delta:Table.__init__",
     "plugin.process_times:ProcessTimes.note",  # known to supervisord's events as it was
     "plugin.listener_health:ListenerHealth.__init__",
-    "plugin.process_times:_restarts",
+    "plugin.process_times:restarts",
     "core.text:listed",  # this and the next two: in the listener
     "core.text:printable",
     "core.share:limit_for",
@@ -307,7 +307,7 @@ def test_unwritable_log_stops_nothing() -> None:
 # --- the factory
 
 
-FACTORY = ["mailbox:Mailbox.__init__", "event_subscriptions:subscribe_mailbox", "wakeup:install"]
+FACTORY = ["mailbox:Mailbox.__init__", "event_subscriptions:subscribe_events", "wakeup:install"]
 
 
 @pytest.mark.parametrize("error", ERRORS)

@@ -42,16 +42,15 @@ def test_long_reconcile_pauses_before_the_next(takes: float, pauses: bool) -> No
 @pytest.mark.parametrize(
     ("module", "library"), [("yaml", "PyYAML"), ("requests", "requests"), ("supervisor", "supervisor")]
 )
-def test_missing_library_is_named_in_one_line_after_a_wait(tmp_path: Path, module: str, library: str) -> None:
+def test_missing_library_is_named_in_one_line(tmp_path: Path, module: str, library: str) -> None:
     raises = f'raise ModuleNotFoundError("No module named {module!r}", name={module!r})\n'
     (tmp_path / f"{module}.py").write_text(raises, encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(tmp_path), "SUPERVISOR_SERVER_URL": "unix:///nowhere"}
-    begun = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", "supervisor_rolling.listener"],
         cwd=ROOT,
         env=environment,
-        stdin=subprocess.DEVNULL,
+        input="",  # its end, at which the program does not wait
         capture_output=True,
         text=True,
         timeout=60,
@@ -61,7 +60,6 @@ def test_missing_library_is_named_in_one_line_after_a_wait(tmp_path: Path, modul
     last = done.stderr.splitlines()[-1]
     assert f"the listener cannot start: No module named {module!r}. Fix: install {library} (Debian: " in last
     assert "Traceback" not in done.stderr
-    assert time.monotonic() - begun >= listener.EXIT_DELAY
 
 
 class Resting:
