@@ -21,6 +21,7 @@ html_theme = "furo"
 html_title = "supervisor_rolling"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_use_index = False
 html_copy_source = False
 html_show_sphinx = False
 html_show_copyright = False

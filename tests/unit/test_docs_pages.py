@@ -16,11 +16,12 @@ PHONE = 360
 """Pixels: as wide as the narrowest phones."""
 
 WIDER = """
-return [...document.querySelectorAll("body *")]
-    .filter((one) => one.getBoundingClientRect().right > innerWidth + 1)
-    .map((one) => one.tagName + "." + one.className + ": " + one.textContent.trim().slice(0, 60)).slice(0, 20)
+const content = document.querySelector(".content")
+return content.scrollWidth <= content.clientWidth ? [] : [...content.querySelectorAll("*")]
+    .filter((one) => one.getBoundingClientRect().right > innerWidth)
+    .map((one) => `${one.tagName} ${one.textContent.trim().slice(0, 60)}`).slice(0, 20)
 """
-"""What reaches beyond the window."""
+"""What makes the content scroll: the theme hides what is beyond the window. A block or a table may scroll by itself."""
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +54,8 @@ def test_no_page_scrolls_sideways_on_a_phone(pages: list[Path], browser: chromiu
     wide = {}
     for page in pages:
         browser.visit(page.as_uri(), PHONE, 800)
-        if browser.run("return document.documentElement.scrollWidth") > PHONE:
-            wide[page.name] = browser.run(WIDER)
+        if found := browser.run(WIDER):
+            wide[page.name] = found
     assert wide == {}
     assert len(pages) > 30
 
