@@ -15,7 +15,16 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-from from_code import commands, configuration, diagrams, event_types, json_views, metrics, xmlrpc_methods
+from from_code import (
+    commands,
+    configuration,
+    diagrams,
+    event_types,
+    json_views,
+    metrics,
+    troubleshooting,
+    xmlrpc_methods,
+)
 
 PARTS: Mapping[str, Callable[[], str]] = {
     "commands": commands.reference,
@@ -27,6 +36,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "faults": xmlrpc_methods.faults,
     "events": event_types.reference,
     "metrics": metrics.reference,
+    "troubleshooting": troubleshooting.entries,
     "rollout-stages": diagrams.rollout_stages,
     "guard-stages": diagrams.guard_stages,
 }
