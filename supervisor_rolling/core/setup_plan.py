@@ -76,6 +76,12 @@ def place_of_sections(main_file: str, includes: Sequence[str] | None) -> Place:
     return Place(path, f"[include]\nfiles = {path}" if includes is None else f"files = {' '.join([*includes, path])}")
 
 
+def missing_include(host: Host) -> str:
+    """What supervisord.conf lacks to read the sections; empty: nothing."""
+    is_elsewhere = bool({RPCINTERFACE, LISTENER} & host.sections.keys())
+    return "" if is_elsewhere else place_of_sections(host.main_file, host.includes).to_add
+
+
 def policy_path(host: Host) -> str:
     """The rolling.yaml that the listener reads, or would read."""
     words = host.sections[LISTENER].values.get("command", "").split() if LISTENER in host.sections else []
@@ -284,11 +290,10 @@ def _seen(host: Host, found: Inspection, chosen: Sequence[InspectedGroup]) -> It
 
 
 def _advice(host: Host, found: Inspection, chosen: Sequence[InspectedGroup], wanted: Sequence[str]) -> Iterator[str]:
-    place = place_of_sections(host.main_file, host.includes)
-    if place.to_add and not {RPCINTERFACE, LISTENER} & host.sections.keys():
+    if lines := missing_include(host):
+        path = place_of_sections(host.main_file, host.includes).path
         what = "add these lines" if host.includes is None else "change the line files of [include]"
-        text = f"{host.main_file} does not read {place.path}. Fix: {what}"
-        yield f"{with_see(text, 'setup.include')}\n{place.to_add}"
+        yield f"{with_see(f'{host.main_file} does not read {path}. Fix: {what}', 'setup.include')}\n{lines}"
     if not found.gate:
         yield with_see("no port can be closed until one of the gates works, and rollouts are refused", "setup.gate")
     if CTLPLUGIN in host.sections and host.ctl_problem:

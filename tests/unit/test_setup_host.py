@@ -13,6 +13,7 @@ from supervisor_rolling.core.setup_facts import FileChange
 from supervisor_rolling.ctl.exit_status import CommandError
 from supervisor_rolling.ctl.setup import files
 from supervisor_rolling.ctl.setup.configuration import read_configuration
+from supervisor_rolling.ctl.setup.reload import not_again
 from supervisor_rolling.ctl.setup.supervisord import ProgramError, Supervisord, find_supervisord
 
 
@@ -89,6 +90,25 @@ def test_import_is_tried_as_supervisord_would(tmp_path: Path) -> None:
 def test_failed_program_is_told_by_its_last_line() -> None:
     with pytest.raises(ProgramError, match=r"^no way$"):
         supervisord("/").run([sys.executable, "-c", "import sys; sys.exit('hm\\nno way')"])
+
+
+# --- the reload
+
+
+@pytest.mark.parametrize(
+    ("state", "pid", "start", "is_waited_for"),
+    [
+        ("RUNNING", 7, 1, True),  # the old one
+        ("RUNNING", 8, 1, False),
+        ("STARTING", 8, 1, True),
+        ("STOPPED", 0, 1, True),  # the old one, stopped by the reload
+        ("STOPPED", 0, 0, False),  # autostart = false
+    ],
+)
+def test_reload_waits_for_new_processes(state: str, pid: int, start: int, is_waited_for: bool) -> None:
+    now = [{"group": "app", "name": "web", "statename": state, "pid": pid, "start": start}]
+    assert not_again({("app", "web"): 7}, now) == (["app:web"] if is_waited_for else [])
+    assert not_again({("app", "web"): 0}, now) == []
 
 
 # --- the files

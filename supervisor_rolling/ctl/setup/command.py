@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Sequence
+from typing import Any
 
 from supervisor_rolling.core.setup_facts import FileChange, Host, Plan
-from supervisor_rolling.core.setup_plan import is_ours, is_unchanged, make_plan, place_of_sections, policy_path
+from supervisor_rolling.core.setup_plan import (
+    is_ours,
+    is_unchanged,
+    make_plan,
+    missing_include,
+    place_of_sections,
+    policy_path,
+)
 from supervisor_rolling.core.text import listed
 from supervisor_rolling.ctl.check_command import check_lines
-from supervisor_rolling.ctl.exit_status import CONNECTION_ERRORS, DONE, FAILED, NO_LISTENER, CommandError
+from supervisor_rolling.ctl.exit_status import CONNECTION_ERRORS, DONE, FAILED, CommandError
 from supervisor_rolling.ctl.session import Session
 from supervisor_rolling.ctl.setup import files
 from supervisor_rolling.ctl.setup.host import look
+from supervisor_rolling.ctl.setup.reload import reload
 from supervisor_rolling.ctl.usage import UsageError, name_of
 
 LISTENER_GROUP = "rolling"
-RELOAD_TIMEOUT = 120.0
-"""Seconds for supervisord to stop and start every program. The slowest stop takes its stopwaitsecs."""
-
 NEXT = (
     "Next: supervisorctl reload loads the plugin. It restarts every program of this supervisord ({programs}): take the "
     "host out of its load balancer first, or wait for the next maintenance"
@@ -52,18 +57,20 @@ def _write(session: Session, options: argparse.Namespace) -> int:
             files.write(change)
         is_written = True
     is_loaded = host.is_loaded and not any(change.path != policy_path(host) for change in plan.files)
-    lines = _outcome(host, plan, is_written, is_loaded, options)
-    answer = {
-        "files": {change.path: change.text for change in plan.files},
-        "written": is_written,
-        "groups": list(plan.groups),
-        "loaded": is_loaded,
-        "advice": list(plan.advice),
-    }
-    session.print(answer, lines)
-    if is_loaded or options.dry_run or place_of_sections(host.main_file, host.includes).to_add:
-        return DONE
-    return _reload(session, host, plan) if _wants_reload(session, options, host) else DONE
+    _say(session, _outcome(host, plan, is_written, is_loaded, options))
+    may_reload = not (is_loaded or options.dry_run or missing_include(host))
+    reports = _reload(session, plan) if may_reload and _wants_reload(session, options) else []
+    if session.as_json:
+        answer = {
+            "files": {change.path: change.text for change in plan.files},
+            "written": is_written,
+            "groups": list(plan.groups),
+            "loaded": is_loaded or bool(reports),
+            "advice": list(plan.advice),
+            "checks": reports,
+        }
+        session.print(answer, [])
+    return DONE if all(report["ok"] for report in reports) else FAILED
 
 
 def _refuse(session: Session, plan: Plan) -> int:
@@ -110,47 +117,20 @@ def _count(changes: Sequence[object]) -> str:
 # --- reload
 
 
-def _wants_reload(session: Session, options: argparse.Namespace, host: Host) -> bool:
+def _wants_reload(session: Session, options: argparse.Namespace) -> bool:
     return bool(options.reload) or (
         not options.yes and _answers_yes(session, "Reload supervisord now? This restarts every program")
     )
 
 
-def _reload(session: Session, host: Host, plan: Plan) -> int:
-    """Reload, wait until all that ran runs again, and check the groups."""
-    began = time.monotonic()
-    session.ask_supervisord("restart")
-    missing = "the plugin is not loaded"
-    while time.monotonic() < began + RELOAD_TIMEOUT:
-        missing = _missing(session, host)
-        if not missing:
-            break
-        time.sleep(0.2)
-    if missing:
-        raise CommandError(
-            f"{RELOAD_TIMEOUT:g} s after the reload {missing}. Fix: see supervisorctl status, supervisorctl maintail",
-            NO_LISTENER,
-        )
-    _say(session, [f"Reloaded in {time.monotonic() - began:.0f} s: the plugin is loaded, and every program runs again"])
+def _reload(session: Session, plan: Plan) -> list[dict[str, Any]]:
+    """Reload, and check the groups. Returns the reports."""
+    seconds = reload(session)
+    _say(session, [f"Reloaded in {seconds:.0f} s: the plugin is loaded, and every program runs again"])
     reports = [session.ask("check", group) for group in plan.groups]
     for report in reports:
         _say(session, check_lines(report))
-    return DONE if all(report["ok"] for report in reports) else FAILED
-
-
-def _missing(session: Session, host: Host) -> str:
-    """What does not run yet; empty: nothing."""
-    try:
-        if not any(name.startswith("rolling.") for name in session.ask_methods()):
-            return "the plugin is not loaded"
-        infos = session.ask_supervisord("getAllProcessInfo")
-        running = {(info["group"], info["name"]) for info in infos if info["statename"] == "RUNNING"}
-        missing = [f"{g}:{name}" for g, names in host.running.items() for name in names if (g, name) not in running]
-        if missing:
-            return f"{listed(missing)} does not run"
-        return "" if session.ask("getListener")["running"] else "the listener does not run"
-    except CONNECTION_ERRORS:
-        return "supervisord does not answer"
+    return reports
 
 
 # --- remove
