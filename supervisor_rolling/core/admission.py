@@ -69,7 +69,9 @@ def narrowed(rollout: Rollout, names: tuple[str, ...]) -> Rollout:
         return rollout
     stopped = " ".join(f"{rollout.group}:{m.name}" for m in rollout.members if m.name in names and not m.selected)
     if stopped:
-        raise RefusedError(f"{stopped} is stopped, and is left stopped. Fix: supervisorctl start {stopped}")
+        raise RefusedError(
+            f"{stopped} is stopped, and is left stopped. Fix: supervisorctl start {stopped}", "rollout.stopped"
+        )
     members = tuple(replace(member, selected=member.selected and member.name in names) for member in rollout.members)
     return replace(rollout, members=members)
 
@@ -103,7 +105,8 @@ def check_not_last_serving(rollout: Rollout, processes: Mapping[str, Process]) -
         return
     raise RefusedError(
         f"{rollout.group}:{running[0]} is the only process of {rollout.group} that serves: requests would fail while "
-        f"it restarts. Fix: start another one, or accept it: rolling_restart {rollout.group} --force"
+        f"it restarts. Fix: start another one, or accept it: rolling_restart {rollout.group} --force",
+        "rollout.last_serving",
     )
 
 
@@ -122,7 +125,8 @@ def check_gate(rollout: Rollout, closes: frozenset[str] | None) -> None:
     if beyond:
         raise ConfigError(
             f"the gate ({rollout.gate.backend}) cannot close {listed(beyond)}: requests would fail while these "
-            "processes restart. Fix: set gate.backend in rolling.yaml to one that can close them"
+            "processes restart. Fix: set gate.backend in rolling.yaml to one that can close them",
+            "gate.cannot_close",
         )
 
 
@@ -133,7 +137,8 @@ def check_max_failures(rollout: Rollout) -> None:
         raise ConfigError(
             f"groups.{rollout.group}.max_failures is {failures}, but only {rollout.limit} may be unavailable at a "
             "time, and each failed process uses one slot of max_unavailable. Fix: raise max_unavailable, or lower "
-            "max_failures"
+            "max_failures",
+            "config.max_failures",
         )
 
 
@@ -149,7 +154,8 @@ def check_stop_timeout(rollout: Rollout, processes: Mapping[str, Process]) -> No
     raise ConfigError(
         f"{named} may take {'up to ' if len(waits) > 1 else ''}{max(waits):.0f} s to stop (stopwaitsecs), more "
         f"than restart.timeout ({timeout:g} s) waits. Fix: raise groups.{rollout.group}.restart.timeout in "
-        "rolling.yaml above it, or lower stopwaitsecs"
+        "rolling.yaml above it, or lower stopwaitsecs",
+        "config.stop_timeout",
     )
 
 
@@ -178,7 +184,8 @@ def _carried(member: Member, before: Member | None, processes: Mapping[str, Proc
 def _require_running(group: str, processes: Mapping[str, Process]) -> None:
     if all(process.state in NOT_UP for process in processes.values()):
         raise RefusedError(
-            f"all processes of {group} are stopped: there is nothing to replace. Fix: supervisorctl start {group}:*"
+            f"all processes of {group} are stopped: there is nothing to replace. Fix: supervisorctl start {group}:*",
+            "rollout.stopped",
         )
 
 
@@ -193,7 +200,8 @@ def _require_endpoints(policy: Policy, processes: Mapping[str, Process], endpoin
                 problems.append(f"groups.{policy.group}.ports gives {port} to {owners[endpoint]} and to {name}")
             owners[endpoint] = name
     if problems:
-        raise ConfigError("; ".join(problems) + f". Fix: correct groups.{policy.group}.ports in rolling.yaml")
+        fix = f"Fix: correct groups.{policy.group}.ports in rolling.yaml"
+        raise ConfigError(f"{'; '.join(problems)}. {fix}", "config.ports")
 
 
 def _without_text(policy: Policy, names: list[str], processes: Mapping[str, Process]) -> str:

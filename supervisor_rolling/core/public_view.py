@@ -251,7 +251,7 @@ def summary_of(view: RolloutView) -> RolloutView:
 
 def lost(view: RolloutView) -> RolloutView:
     """The rollout, which was running when supervisord ended."""
-    return replace(view, status=Status.LOST, why=LOST_TEXT)
+    return replace(view, status=Status.LOST, why=LOST_TEXT, code="rollout.lost")
 
 
 def _since(began: float, at: float) -> float:

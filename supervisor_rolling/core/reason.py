@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 SEE = "See: supervisor_rolling help"
+"""In front of the code at the end of a message."""
 
 
 class Reason(NamedTuple):

@@ -12,6 +12,7 @@ from xml.parsers.expat import ExpatError
 from supervisor.xmlrpc import Faults
 
 from supervisor_rolling.core.errors import Fault
+from supervisor_rolling.core.reason import with_see
 from supervisor_rolling.core.text import readable
 from supervisor_rolling.ctl.usage import UsageError
 
@@ -48,10 +49,10 @@ SHUTDOWN_TEXT = "supervisord is shutting down or restarting. This ends every rol
 
 
 class CommandError(Exception):
-    """A command failed: the text for the operator, and the exit status."""
+    """A command failed: the text for the operator, the exit status, and the code of the entry that says more."""
 
-    def __init__(self, text: str, status: int) -> None:
-        super().__init__(text)
+    def __init__(self, text: str, status: int, code: str = "") -> None:
+        super().__init__(with_see(text, code))
         self.status = status
 
 
@@ -63,36 +64,38 @@ def explain(
     if isinstance(error, CommandError):
         return str(error), error.status
     if isinstance(error, UsageError):
-        return f"{error}. Try: supervisorctl help {command}", USAGE
+        return with_see(f"{error}. Try: supervisorctl help {command}", "command.usage"), USAGE
     if isinstance(error, xmlrpc.client.Fault):
         return _fault_text(error, command, processes), _FAULT_STATUS.get(error.faultCode, FAILED)
     if isinstance(error, xmlrpc.client.ProtocolError):
         text = f"supervisord at {url} answered HTTP {error.errcode}: {error.errmsg}"
         if error.errcode == 401:
-            return f"{text}. Fix: set username and password in [supervisorctl], or -u and -p", NO_PERMISSION
-        return text, FAILED
+            text = f"{text}. Fix: set username and password in [supervisorctl], or -u and -p"
+            return with_see(text, "supervisord.password"), NO_PERMISSION
+        return with_see(text, "supervisord.down"), FAILED
     if isinstance(error, CONNECTION_ERRORS):
         status = NO_PERMISSION if isinstance(error, PermissionError) else NO_LISTENER
         return connection_text(url, error), status
-    return f"this is a bug in supervisor_rolling: {type(error).__name__}: {error}", FAILED
+    return with_see(f"this is a bug in supervisor_rolling: {type(error).__name__}: {error}", "bug"), FAILED
 
 
-def connection_text(url: str, error: Exception) -> str:
-    """What the operator reads when supervisord cannot be reached."""
+def connection_text(url: str, error: Exception, more: str = "") -> str:
+    """What the operator reads when supervisord cannot be reached. ``more``: a sentence to add."""
     if isinstance(error, PermissionError):
-        return f"no permission to connect to supervisord at {url}. Fix: use sudo"
+        return with_see(f"no permission to connect to supervisord at {url}. Fix: use sudo", "supervisord.permission")
     reason = getattr(error, "strerror", "") or str(error) or type(error).__name__
-    return f"supervisord does not answer at {url}: {reason}. Fix: start supervisord; its rollouts ended when it stopped"
+    fix = "Fix: start supervisord; its rollouts ended when it stopped"
+    return with_see(f"supervisord does not answer at {url}: {reason}. {fix}{more and f'. {more}'}", "supervisord.down")
 
 
 def _fault_text(fault: xmlrpc.client.Fault, command: str, processes: Callable[[], Iterable[Mapping[str, Any]]]) -> str:
     text = readable(fault.faultString.partition(": ")[2] or fault.faultString, "utf-8")
     if fault.faultCode == Faults.BAD_NAME:
-        return f"no such group or process: {text}{_similar_names(text, processes())}"
+        return with_see(f"no such group or process: {text}{_similar_names(text, processes())}", "command.group")
     known = {
-        Faults.UNKNOWN_METHOD: NO_PLUGIN_TEXT,
-        Faults.SHUTDOWN_STATE: SHUTDOWN_TEXT,
-        Faults.INCORRECT_PARAMETERS: f"{command}: {text}. Try: supervisorctl help {command}",
+        Faults.UNKNOWN_METHOD: with_see(NO_PLUGIN_TEXT, "plugin.missing"),
+        Faults.SHUTDOWN_STATE: with_see(SHUTDOWN_TEXT, "supervisord.shutdown"),
+        Faults.INCORRECT_PARAMETERS: with_see(f"{command}: {text}. Try: supervisorctl help {command}", "command.usage"),
     }
     return known.get(fault.faultCode, text)
 

@@ -15,6 +15,7 @@ from supervisor.options import ClientOptions
 from supervisor.supervisorctl import Controller
 
 from supervisor_rolling import __version__
+from supervisor_rolling.core.reason import with_see
 from supervisor_rolling.core.text import shown
 from supervisor_rolling.ctl.commands import RollingControllerPlugin
 from supervisor_rolling.ctl.completion import print_completions
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         first, *rest = options.args or ["help"]
         known = [_known(word) for word in (rest if first == "help" else [first])]
     except UsageError as error:
-        return _fail(f"{error}. Try: {PROGRAM} -h", "--json" in words)
+        return _fail(with_see(f"{error}. Try: {PROGRAM} -h", "command.usage"), "--json" in words)
     except SystemExit as end:  # -h
         return int(end.code or 0)
     if first == "help":

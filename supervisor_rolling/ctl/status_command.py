@@ -21,9 +21,12 @@ View = Mapping[str, Any]
 
 NO_LISTENER_TEXT = (
     "The listener is not running: rollouts are stalled, and closed ports reopen when their lease expires "
-    "(30 s; HAProxy has none). Fix: {fix}"
+    "(30 s; HAProxy has none). Fix: {fix}. See: supervisor_rolling help listener.down"
 )
-INVALID = "rolling.yaml is invalid: {problem}. Every problem: supervisorctl rolling_check {group}"
+INVALID = (
+    "rolling.yaml is invalid: {problem}. Every problem: supervisorctl rolling_check {group}. "
+    "See: supervisor_rolling help config"
+)
 
 UNGUARDED = "{group} is not guarded against crashes: {why}"
 UNGUARDED_INVALID = "rolling.yaml is invalid (see above), or has guard: false for {group}, or does not have the group"

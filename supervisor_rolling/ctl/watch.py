@@ -74,6 +74,7 @@ def _until_end(session: Session, rollout: View, show: Callable[[View], None]) ->
                 f"rollout {number} of {group} has ended, and rollout {rollout['id']} has started. To see how it ended: "
                 f"supervisorctl rolling_history {group}",
                 FAILED,
+                "rollout.unknown",
             )
         listener_gone_since = 0.0 if rollout["listener"] else listener_gone_since or now
         if listener_gone_since and now - listener_gone_since >= LISTENER_TIMEOUT:
@@ -81,6 +82,7 @@ def _until_end(session: Session, rollout: View, show: Callable[[View], None]) ->
                 f"the listener is not running: rollout {number} of {group} is stalled, and continues when the listener "
                 "is started again. See why: supervisorctl status, supervisorctl tail rolling stderr",
                 NO_LISTENER,
+                "listener.down",
             )
     return rollout
 
@@ -92,11 +94,11 @@ def _latest(session: Session, group: str, number: int) -> View:
         if fault.faultCode != Fault.NO_ROLLOUT_KNOWN:  # supervisord remembers a rollout for as long as it lives
             raise
         text = f"supervisord was restarted: rollout {number} of {group} ended with it, and all ports are open"
-        raise CommandError(text, FAILED) from None
+        raise CommandError(text, FAILED, "rollout.lost") from None
     except PermissionError:
         raise
     except (OSError, http.client.HTTPException) as error:
-        raise CommandError(f"{connection_text(session.url, error)}. {IF_KILLED}", NO_LISTENER) from None
+        raise CommandError(connection_text(session.url, error, IF_KILLED), NO_LISTENER) from None
     return found
 
 

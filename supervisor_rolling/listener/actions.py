@@ -83,7 +83,14 @@ class Actions:
         """If it failed, the drain lasts as long as it would have without."""
         self._signalled.setdefault(group, {})[action.name] = action.incarnation
         if outcome.why:
-            log.warning("%s:%s: SIG%s (drain.signal) failed: %s", group, action.name, action.signal, outcome.why)
+            log.warning(
+                "%s:%s: SIG%s (drain.signal) failed: %s",
+                group,
+                action.name,
+                action.signal,
+                outcome.why,
+                extra={"code": "drain.signal"},
+            )
         else:
             log.info("%s:%s: sent SIG%s (drain.signal)", group, action.name, action.signal)
 

@@ -63,7 +63,9 @@ class Applier:
         """Open every gate: the listener exits."""
         self._gatekeeper.hold({})
         if self._gatekeeper.problem:
-            log.error("exiting; some ports may still be closed, until their lease expires")
+            log.error(
+                "exiting; some ports may still be closed, until their lease expires", extra={"code": "listener.exit"}
+            )
         else:
             log.info("exiting; all ports are open")
         self._pools.release()

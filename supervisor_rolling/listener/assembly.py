@@ -125,6 +125,6 @@ def _try_gate(load_config: Callable[[], Config], gatekeeper: Gatekeeper) -> None
     except GateBusyError as error:
         log.info("cannot check the gate now: %s. The next rollout checks it again", error)
     except ConfigError as error:  # what is guarded by a policy that supervisord still has stays guarded
-        log.warning("no rollout can start until this is fixed: %s", error)
+        log.warning("no rollout can start until this is fixed: %s", error, extra={"code": error.code})
     except GateError as error:
-        log.warning("rollouts are refused and no port can be closed: %s", error)
+        log.warning("rollouts are refused and no port can be closed: %s", error, extra={"code": error.code})

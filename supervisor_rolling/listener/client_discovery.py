@@ -79,7 +79,7 @@ def _found(ports: Collection[int]) -> Clients:
 
 
 def _unknown(why: str) -> Clients:
-    log.warning("what connects to the group is not known: %s", why)
+    log.warning("what connects to the group is not known: %s", why, extra={"code": "sockets"})
     return ()
 
 

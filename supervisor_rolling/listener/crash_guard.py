@@ -154,5 +154,12 @@ class CrashGuard:
         """Log once which processes cannot be guarded. What was logged is remembered by ``problem``."""
         text = ", ".join(sorted(names, key=natural))
         if text and text != self._complaints.get((group, problem)):
-            log.warning("groups.%s.ports %s %s: they are not guarded%s", group, problem, text, why and f". {why}")
+            log.warning(
+                "groups.%s.ports %s %s: they are not guarded%s",
+                group,
+                problem,
+                text,
+                why and f". {why}",
+                extra={"code": "config.ports"},
+            )
         self._complaints[group, problem] = text

@@ -69,5 +69,5 @@ class PidfdDeaths:
 
     def _complain(self, complaint: str) -> None:
         if complaint != self._complaint:
-            log.warning("%s", complaint)
+            log.warning("%s", complaint, extra={"code": "listener.pidfd"})
         self._complaint = complaint

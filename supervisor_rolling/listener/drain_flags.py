@@ -73,5 +73,6 @@ class FileFlags:
                 "processes%s get no drain flag, so supervisor_rolling.wsgi and .asgi close no connections: %s",
                 which,
                 why,
+                extra={"code": "drain.flags"},
             )
         self._has_warned = True

@@ -78,7 +78,11 @@ class _Notification(threading.Thread):
         except Exception as error:  # noqa: BLE001 - the last frame of the thread
             reason = printable(error) or type(error).__name__
             log.warning(
-                "%s: drains without the notification %s (drain.request): %s", self._process, self.job.request, reason
+                "%s: drains without the notification %s (drain.request): %s",
+                self._process,
+                self.job.request,
+                reason,
+                extra={"code": "drain.request"},
             )
         self.status = replace(self.status, is_over=True)
         self._on_change()

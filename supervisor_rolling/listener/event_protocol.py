@@ -185,6 +185,7 @@ class Channel:
                 "short, and supervisorctl fg and sendProcessStdin write there. If no events come any more, gates close "
                 "a little later. Fix: supervisorctl restart rolling",
                 self._frames.skipped,
+                extra={"code": "listener.input"},
             )
             self._frames.skipped = 0
             self._log_from = self._clock() + LOG_EVERY

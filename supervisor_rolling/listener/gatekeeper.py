@@ -115,6 +115,7 @@ class Gatekeeper:
                 "%s: the firewall rule was missing and has been restored (another program removed it, its lease "
                 "expired, or HAProxy was reloaded)",
                 endpoints_text(opened),
+                extra={"code": "gate.restored"},
             )
         self._note(found, problem or self._open_old_gates() or self._policy_problem)
 
@@ -208,7 +209,7 @@ class Gatekeeper:
 
     def _note(self, closed_since: Mapping[Endpoint, float], problem: str) -> None:
         if problem and problem != self.problem:
-            log.error("the gate could not close or open all ports: %s", problem)
+            log.error("the gate could not close or open all ports: %s", problem, extra={"code": "gate"})
         elif self.problem and not problem:
             log.info("the gate works again")
         self.closed_since, self.problem = closed_since, problem
@@ -216,7 +217,7 @@ class Gatekeeper:
 
 def gate_finding(error: GateError) -> Finding:
     """That a gate does not work, as a finding."""
-    return Finding("gate", "gate", str(error), "", severity=Severity.ERROR)
+    return Finding(error.code, "gate", str(error), "", severity=Severity.ERROR)
 
 
 def _place(gate: Gate | None, policy: GatePolicy | None) -> Place:

@@ -60,14 +60,14 @@ class GroupErrors:
         except RollingError as error:
             if isinstance(error, SupervisorError) and not isinstance(error, FaultError):
                 raise
-            self._fail(group, str(error), str(error))
+            self._fail(group, str(error), str(error), error.code)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this group's
             lines = traceback.format_exception(type(error), error, error.__traceback__)
-            self._fail(group, f"a bug in supervisor_rolling\n{''.join(lines)}", "".join(lines[-2:-1]))
+            self._fail(group, f"a bug in supervisor_rolling\n{''.join(lines)}", "".join(lines[-2:-1]), "bug")
 
-    def _fail(self, group: str, text: str, kind: str) -> None:
+    def _fail(self, group: str, text: str, kind: str, code: str) -> None:
         """Log an error once for as long as errors of its kind last."""
         self.failed.add(group)
         if self._logged.get(group) != kind:
-            log.error("%s: skipped, and its closed ports stay closed: %s", group, text)
+            log.error("%s: skipped, and its closed ports stay closed: %s", group, text, extra={"code": code})
         self._logged[group] = kind

@@ -143,6 +143,7 @@ class FileHistory:
                     "Fix: set history: {file: …} in rolling.yaml to another file, or history: false for none",
                     self._path,
                     error.strerror or error,
+                    extra={"code": "history"},
                 )
             self._has_warned = True
 

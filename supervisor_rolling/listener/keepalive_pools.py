@@ -39,7 +39,11 @@ class KeepalivePools:
         except GateError as error:
             self._answered, problem = {}, str(error)
         if problem and problem != self._problem:
-            log.error("cannot make nginx close its connections (drain.keepalive: nginx): %s", problem)
+            log.error(
+                "cannot make nginx close its connections (drain.keepalive: nginx): %s",
+                problem,
+                extra={"code": "drain.nginx"},
+            )
         self._problem = problem
 
     def release(self) -> None:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from supervisor_rolling import __version__
 from supervisor_rolling.core.policy import Config, GatePolicy
+from supervisor_rolling.core.reason import with_see
 from supervisor_rolling.core.text import printable_lines
 from supervisor_rolling.listener.death_watch import PidfdDeaths
 from supervisor_rolling.listener.event_protocol import Channel, Event, changes_in
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as exit_:  # argparse
         status = int(exit_.code or 0)
     except ImportError as error:
-        log.error("%s", _not_importable(error))  # noqa: TRY400 - a traceback tells no more
+        log.error("%s", _not_importable(error), extra={"code": "listener.library"})  # noqa: TRY400 - a traceback tells no more
         status = 1
     except Exception:
         log.exception("a bug in supervisor_rolling: the listener exits, and supervisord starts it again")
@@ -213,7 +214,11 @@ def _own_stdout() -> int:
 
 class PlainFormatter(logging.Formatter):
     """Entries without control characters. Only the first line of an entry begins at the margin, so that a text from
-    another program cannot look like an entry."""
+    another program cannot look like an entry. One with ``extra={"code": …}`` names what explains it, as a bug does."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        """See ``logging.Formatter``."""
+        return with_see(super().formatMessage(record), getattr(record, "code", "bug" if record.exc_info else ""))
 
     def format(self, record: logging.LogRecord) -> str:
         """See ``logging.Formatter``."""

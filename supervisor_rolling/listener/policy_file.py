@@ -70,7 +70,7 @@ class Policies:
     def _warn(self, consequence: str, lines: str) -> None:
         first, *more = lines.splitlines() or [lines]
         self.problem = f"{consequence}: {first}{f'; and {len(more)} more' if more else ''}"
-        log.warning("%s is invalid: %s: %s", self._path, consequence, lines)
+        log.warning("%s is invalid: %s: %s", self._path, consequence, lines, extra={"code": "config"})
 
 
 def _consequence(groups: Collection[str], guard: str) -> str:

@@ -264,7 +264,7 @@ class Preflight:
         except GateError as error:
             yield gate_finding(error)
         except OSError as error:
-            log.warning("the gate was not probed: no spare port could be used: %s", error)
+            log.warning("the gate was not probed: no spare port could be used: %s", error, extra={"code": "gate.probe"})
 
 
 def policy_of(config: Config, group: str) -> Policy:
@@ -273,7 +273,10 @@ def policy_of(config: Config, group: str) -> Policy:
         raise ConfigError(config.invalid[group])
     if group not in config.groups:
         there = ", ".join(sorted(config.groups))
-        raise ConfigError(f"rolling.yaml has no policy for the group {group} (it has {there}). Fix: add groups.{group}")
+        raise ConfigError(
+            f"rolling.yaml has no policy for the group {group} (it has {there}). Fix: add groups.{group}",
+            "config.group",
+        )
     return config.groups[group]
 
 

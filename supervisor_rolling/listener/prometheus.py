@@ -137,7 +137,7 @@ class PrometheusMetrics:
     def _warn(self, text: str) -> None:
         self._retry_at = self._clock() + RETRY_AFTER
         if text != self._warning:
-            log.warning("%s", text)
+            log.warning("%s", text, extra={"code": "metrics"})
         self._warning = text
 
 

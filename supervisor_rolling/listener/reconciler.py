@@ -29,6 +29,7 @@ from supervisor_rolling.core.group import Group
 from supervisor_rolling.core.log_messages import changes, guard_changes
 from supervisor_rolling.core.poll_interval import IDLE_POLL, RESTART_POLL, poll_interval
 from supervisor_rolling.core.process import Change
+from supervisor_rolling.core.reason import with_see
 from supervisor_rolling.core.snapshot import Snapshot
 from supervisor_rolling.listener.actions import Actions
 from supervisor_rolling.listener.contracts import Supervisor
@@ -113,7 +114,7 @@ class Reconciler:
         except NoKeyError:  # it comes with an event, in a moment
             return self._abandoned(RETRY_EVERY)
         except (SupervisorError, SocketsError) as error:
-            return self._abandoned(RETRY_EVERY, str(error))
+            return self._abandoned(RETRY_EVERY, with_see(str(error), error.code))
         except Exception:  # whatever else it is: a listener that ends opens every gate
             log.exception("a bug in supervisor_rolling; this reconcile is left, and the next observes again")
             return self._abandoned(RETRY_EVERY)

@@ -52,7 +52,13 @@ class RequestHandler:
             return False
         except FaultError as error:
             why = str(error)
-            log.warning("%s of %s cannot be answered: %s", request.kind, request.group or "all groups", why)
+            log.warning(
+                "%s of %s cannot be answered: %s",
+                request.kind,
+                request.group or "all groups",
+                why,
+                extra={"code": error.code},
+            )
         except SupervisorError:
             raise
         except Exception as error:

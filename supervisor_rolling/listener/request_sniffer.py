@@ -94,6 +94,7 @@ class PacketSniffer:
                     "cannot see requests on keep-alive connections, so drain.keepalive: refuse refuses nothing: %s. "
                     "Fix: give the listener CAP_NET_RAW (and the kernel CONFIG_PACKET)",
                     error,
+                    extra={"code": "drain.sniffer"},
                 )
             self._has_warned = True
 

@@ -148,7 +148,9 @@ class RolloutRequests:
         if report is None:
             return False
         for finding in report.findings:
-            log.warning("%s: %s %s: %s", rollout.group, finding.code, finding.where, finding.text)
+            log.warning(
+                "%s: %s %s: %s", rollout.group, finding.code, finding.where, finding.text, extra={"code": finding.code}
+            )
         if not rollout.force:
             raise_if_blocked(report)
         if request.kind == "plan":

@@ -22,6 +22,7 @@ from xml.parsers.expat import ExpatError
 
 from supervisor.xmlrpc import Faults, SupervisorTransport, UnixStreamHTTPConnection
 
+from supervisor_rolling import __version__
 from supervisor_rolling.codec import dump, dump_changes, load, struct_of
 from supervisor_rolling.core.actions import Action, Outcome
 from supervisor_rolling.core.errors import ConflictError, Fault, FaultError, NoKeyError, SupervisorError
@@ -88,6 +89,7 @@ class XmlRpcSupervisor:
             plain(self._problem()),
         )
         news = json.loads(unpack(self._own("listenerObserve", struct_of(known))))
+        _check_version(news.get("version", ""))
         self._rollouts = _updated(self._rollouts, news["rollouts"], news["rollout_groups"], partial(load, Rollout))
         self._guard_states = _updated(
             self._guard_states, news["guard_states"], news["guarded_groups"], partial(load, GuardState)
@@ -160,7 +162,8 @@ class XmlRpcSupervisor:
         if self._hellos > HELLOS:
             raise SupervisorError(
                 "supervisord sends this listener no key, so rollouts and the crash guard are stalled. Fix: add "
-                "ROLLING_REQUEST to events= in its section; if it is there, supervisorctl restart rolling"
+                "ROLLING_REQUEST to events= in its section; if it is there, supervisorctl restart rolling",
+                "listener.key",
             )
         raise NoKeyError("supervisord has not sent the key yet")
 
@@ -174,13 +177,14 @@ class XmlRpcSupervisor:
             raise _translated(method, fault) from None
         except xmlrpc.client.ProtocolError as error:
             self._proxy = None
-            raise SupervisorError(_protocol_text(error)) from None
+            raise SupervisorError(_protocol_text(error), "listener.password" if error.errcode == 401 else "") from None
         except PermissionError:
             self._proxy = None
             url = self._environment["SUPERVISOR_SERVER_URL"]
             raise SupervisorError(
                 f"the listener's user has no permission for supervisord's socket {url}. Fix: chown = root:GROUP and "
-                "chmod = 0770 in [unix_http_server], with a group of that user"
+                "chmod = 0770 in [unix_http_server], with a group of that user",
+                "listener.socket",
             ) from None
         except (OSError, http.client.HTTPException, xmlrpc.client.Error, ExpatError, ValueError) as error:
             self._proxy = None
@@ -223,6 +227,17 @@ def _aged(process: Process, seconds: float) -> Process:
         up_for=process.up_for + seconds,
         stop_took=process.stop_took + (seconds if process.state == "STOPPING" else 0.0),
     )
+
+
+def _check_version(version: str) -> None:
+    """Raise SupervisorError where supervisord still has another version of the plugin loaded: it has other fields."""
+    if version != __version__:
+        raise SupervisorError(
+            f"supervisord has {f'version {version}' if version else 'an older version'} of the plugin loaded, and this "
+            f"listener is version {__version__}: rollouts and the crash guard are stalled. Fix: stop supervisord and "
+            "start it (supervisorctl reload does not load the plugin again)",
+            "plugin.version",
+        )
 
 
 def _versions(records: Mapping[str, tuple[int, Any]]) -> dict[str, int]:
@@ -287,7 +302,8 @@ def _translated(method: str, fault: xmlrpc.client.Fault) -> SupervisorError:
     if fault.faultCode == Faults.UNKNOWN_METHOD and method.startswith("rolling."):
         return SupervisorError(
             "supervisord has not loaded the plugin, or an older version. Fix: add [rpcinterface:rolling] to its "
-            "configuration and restart it (supervisorctl reload; after an update of the plugin, stop and start it)"
+            "configuration and restart it (supervisorctl reload; after an update of the plugin, stop and start it)",
+            "plugin.missing",
         )
     if fault.faultCode == Faults.SHUTDOWN_STATE:
         return SupervisorError("supervisord is shutting down")

@@ -13,6 +13,7 @@ from typing import Any
 
 from supervisor.events import ProcessGroupRemovedEvent, ProcessStateEvent, ProcessStateExitedEvent, notify, subscribe
 
+from supervisor_rolling.core.reason import with_see
 from supervisor_rolling.plugin.events import events_between
 from supervisor_rolling.plugin.fault_barrier import Defects
 from supervisor_rolling.plugin.listener_brake import delay_restart
@@ -34,7 +35,7 @@ def _removed(group: str, mailbox: Mailbox, logger: Any) -> None:
     now = time.monotonic()
     before, after = mailbox.remove(group, now)
     if before is not None and after is not None:
-        logger.warn("rolling: rollout %d of %s is aborted: %s" % (after.id, group, after.why))
+        logger.warn("rolling: rollout %d of %s is aborted: %s" % (after.id, group, with_see(after.why, after.code)))
         for event in events_between(before, after, now):
             notify(event)
 

@@ -167,7 +167,9 @@ class Mailbox:
                 self.rollouts.write(group, rollout)
             return rollout, None
         members = tuple(replace(member, stage=Stage.OPEN) for member in rollout.members)
-        ended = replace(rollout, status=Status.ABORTED, ended_at=at, why=REMOVED_TEXT, members=members)
+        ended = replace(
+            rollout, status=Status.ABORTED, ended_at=at, why=REMOVED_TEXT, code="rollout.removed", members=members
+        )
         self.rollouts.write(group, ended)
         return rollout, ended
 

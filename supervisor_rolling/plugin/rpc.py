@@ -274,6 +274,7 @@ class RollingNamespaceRPCInterface(ListenerMethods):
                 Fault.REFUSED,
                 "%d requests wait for the listener already. Fix: ask again in %g s; if it stays so, see "
                 "supervisorctl tail %s stderr" % (len(self.mailbox.requests), ANSWER_TIMEOUT, self._listener.name()),
+                "listener.no_answer",
             )
         user, client = client_identity()
         identity = {"user": user, "client": client, "began": self.wall()}
@@ -301,7 +302,7 @@ class RollingNamespaceRPCInterface(ListenerMethods):
         if asked.state == "asked":
             return self._not_yet(asked)
         if asked.state == "gone":
-            raise RollingFault(Fault.REFUSED, "the group %s was removed from supervisord" % group)
+            raise RollingFault(Fault.REFUSED, "the group %s was removed from supervisord" % group, "rollout.removed")
         if asked.state == "refused":
             raise RollingFault(asked.code, asked.text)
         if asked.state == "answered":
@@ -326,6 +327,7 @@ class RollingNamespaceRPCInterface(ListenerMethods):
             Fault.LISTENER_DOWN,
             "the listener did not answer within %g s%s: see its log (supervisorctl tail %s stderr)"
             % (ANSWER_TIMEOUT, again if uptime < ANSWER_TIMEOUT / 2 else "", self._listener.name()),
+            "listener.no_answer",
         )
 
     def _end_of(self, group: str) -> Callable[[int], Any]:
@@ -354,10 +356,14 @@ class RollingNamespaceRPCInterface(ListenerMethods):
     def _end_now(self, group: str, number: int) -> Any:
         rollout = self.mailbox.rollouts.get(group)
         if rollout is None:
-            raise RollingFault(Fault.ROLLOUT_FAILED, "the group %s was removed from supervisord" % group)
+            raise RollingFault(
+                Fault.ROLLOUT_FAILED, "the group %s was removed from supervisord" % group, "rollout.removed"
+            )
         if rollout.id != number:
             raise RollingFault(
-                Fault.ROLLOUT_FAILED, "rollout %d has ended, and rollout %d has started" % (number, rollout.id)
+                Fault.ROLLOUT_FAILED,
+                "rollout %d has ended, and rollout %d has started" % (number, rollout.id),
+                "rollout.unknown",
             )
         if rollout.status is Status.RUNNING:
             return NOT_DONE_YET
@@ -373,7 +379,7 @@ class RollingNamespaceRPCInterface(ListenerMethods):
         if not self.mailbox.flag(group, **flags):
             rollout, hint = self.mailbox.rollouts.get(group), ""
             if rollout is not None and rollout.status is Status.RUNNING:
-                raise RollingFault(Fault.REFUSED, ABORTING % (group, group))
+                raise RollingFault(Fault.REFUSED, ABORTING % (group, group), "rollout.in_progress")
             if rollout is not None and rollout.status in RESUMABLE:
                 how = rollout.status.value
                 hint = " (the last one %s: supervisorctl rolling_resume %s continues it)" % (how, group)

@@ -73,6 +73,7 @@ class StateFile:
                 "cannot read what the previous listener has closed from %s: %s. Fix: open what is still closed by hand",
                 self.path,
                 error,
+                extra={"code": "gate.state_file"},
             )
             return {}
 
