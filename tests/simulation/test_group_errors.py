@@ -10,6 +10,7 @@ import pytest
 
 from supervisor_rolling.core import guard, hook_steps, machine
 from supervisor_rolling.core.errors import ConflictError, Fault, FaultError, GateError, SocketsError
+from supervisor_rolling.core.reason import see
 from supervisor_rolling.core.rollout import Stage
 from supervisor_rolling.listener import reconciler as reconciler_module
 from supervisor_rolling.listener import rollout_requests
@@ -196,7 +197,7 @@ def test_invalid_policy_refuses_only_its_groups_rollouts() -> None:
         both.reconciler(), 30.0, lambda: "web" in both.app.mailbox.rollouts and both.status("web") == "done"
     )
     assert [one.state for one in asked] == ["refused", "accepted"]
-    assert asked[0].text == both.invalid["app"]
+    assert asked[0].text == f"{both.invalid['app']}. {see('config')}"
     both.app.crash("app-3")
     reconciler.on_deaths()
     assert both.app.gate.is_closed(8003)

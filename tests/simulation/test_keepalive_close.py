@@ -9,6 +9,7 @@ import pytest
 from supervisor_rolling.core.errors import Fault
 from supervisor_rolling.core.policy import DrainPolicy
 from supervisor_rolling.core.port_use import Client
+from supervisor_rolling.core.reason import with_see
 from supervisor_rolling.core.rollout import Status
 from tests.simulation.world import GROUP, World, fast_policy
 
@@ -81,7 +82,8 @@ def test_where_it_cannot_work_the_rollout_is_refused_with_the_reason() -> None:
     world.keepalive_closer.problem = "drain.keepalive: nginx cannot work here"
     answer = world.ask()
     world.reconciler().reconcile()
-    assert (answer.code, answer.text) == (Fault.NO_PERMISSION, "drain.keepalive: nginx cannot work here")
+    text = with_see("drain.keepalive: nginx cannot work here", "gate.permission")
+    assert (answer.code, answer.text) == (Fault.NO_PERMISSION, text)
     assert GROUP not in world.mailbox.rollouts
 
 

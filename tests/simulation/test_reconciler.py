@@ -29,6 +29,7 @@ from supervisor_rolling.core.policy import (
 )
 from supervisor_rolling.core.port_use import Client, Holder
 from supervisor_rolling.core.preflight_report import Report
+from supervisor_rolling.core.reason import with_see
 from supervisor_rolling.core.rollout import Stage, Status
 from supervisor_rolling.core.snapshot import Snapshot
 from supervisor_rolling.core.warming import WARMUP_REPORT_GRACE
@@ -430,7 +431,7 @@ def test_request_is_refused_when_a_lock_stays_taken():
     request = world.ask()
     asked_at = world.now
     world.live(world.reconciler(), 10.0, lambda: request.state != "asked")
-    assert (request.state, request.text) == ("refused", "another program holds the lock")
+    assert (request.state, request.text) == ("refused", with_see("another program holds the lock", "gate.busy"))
     assert LOCK_TIMEOUT <= world.now - asked_at < LOCK_TIMEOUT + 1.0
 
 
@@ -807,7 +808,7 @@ def test_check_lists_all_errors_at_once():
     world.gate.problem = "no CAP_NET_ADMIN"
     world.balancers.nginx = LONE
     found = [finding.code for finding in checked(world).findings]
-    assert found == ["gate", "config", "config", "refused", "nginx.lone"]
+    assert found == ["gate", "config.max_failures", "config.stop_timeout", "rollout.last_serving", "nginx.lone"]
 
 
 def test_check_of_unconfigured_group_is_an_error():
@@ -817,7 +818,7 @@ def test_check_of_unconfigured_group_is_an_error():
     reconciler = world.reconciler()
     world.load_config = lambda: config
     (finding,) = checked(world, reconciler).findings
-    assert (finding.code, finding.severity) == ("config", "error")
+    assert (finding.code, finding.severity) == ("config.group", "error")
     assert "rolling.yaml has no policy for the group app (it has web)" in finding.text
 
 
@@ -989,7 +990,7 @@ def test_process_without_port_is_refused():
 def test_a_gate_that_cannot_work_refuses_the_rollout():
     world = World(3)
     world.gate.problem = "no CAP_NET_ADMIN"
-    assert refusal(world)[1] == "no CAP_NET_ADMIN"
+    assert refusal(world)[1] == with_see("no CAP_NET_ADMIN", "gate")
 
 
 def test_dry_run_touches_nothing():

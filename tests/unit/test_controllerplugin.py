@@ -23,10 +23,12 @@ from supervisor_rolling.core.endpoint import tcp
 from supervisor_rolling.core.errors import Fault
 from supervisor_rolling.core.policy import GatePolicy, Policy, PortRule
 from supervisor_rolling.core.public_view import rollout_view
+from supervisor_rolling.core.reason import SEE
 from supervisor_rolling.core.rollout import Member, Rollout, Stage, Status
 from supervisor_rolling.core.text import plain
 from supervisor_rolling.ctl import restart_command, watch
-from supervisor_rolling.ctl.commands import VERBS, make_rolling_controllerplugin
+from supervisor_rolling.ctl.commands import make_rolling_controllerplugin
+from supervisor_rolling.ctl.usage import IN_SUPERVISORCTL
 from supervisor_rolling.ctl.watch import LISTENER_TIMEOUT, MAX_POLL, MIN_POLL, POLL_SHARE
 from supervisor_rolling.plugin.views import packed
 from tests.support.report_records import a_rollout
@@ -441,7 +443,8 @@ def test_shutdown_fault_has_its_own_text(ctl: Controller) -> None:
     ctl.run("rolling_restart app")
     assert (
         ctl.printed
-        == "ERROR: supervisord is shutting down or restarting. This ends every rollout and opens all ports\n"
+        == "ERROR: supervisord is shutting down or restarting. This ends every rollout and opens all ports. "
+        "See: supervisor_rolling help supervisord.shutdown\n"
     )
 
 
@@ -458,7 +461,7 @@ def test_missing_plugin_has_a_fix(ctl: Controller) -> None:
 def test_unknown_name_has_suggestions(ctl: Controller, name: str, hint: str) -> None:
     ctl.server.raises(fault(Faults.BAD_NAME, f"BAD_NAME: {name}"))
     ctl.run(f"rolling_restart {name}")
-    assert ctl.printed == f"ERROR: no such group or process: {name} ({hint})\n"
+    assert ctl.printed == f"ERROR: no such group or process: {name} ({hint}). {SEE} command.group\n"
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -536,7 +539,7 @@ def test_wrong_usage_sends_nothing_and_names_the_help(ctl: Controller, line: str
     assert ctl.run(line) is None
     assert (ctl.exitstatus, ctl.server.calls) == (2, [])
     assert words in ctl.printed
-    assert ctl.printed.endswith(f". Try: supervisorctl help {line.split()[0]}\n")
+    assert ctl.printed.endswith(f". Try: supervisorctl help {line.split()[0]}. {SEE} command.usage\n")
 
 
 # --- JSON
@@ -750,7 +753,7 @@ def test_invalid_policy_is_the_first_line_of_status(ctl: Controller) -> None:
         ctl.run(line)
         assert ctl.printed.splitlines()[0] == (
             "rolling.yaml is invalid: /etc/rolling.yaml:3: groups.app.prots: unknown key (did you mean ports?). "
-            f"Every problem: supervisorctl rolling_check {group}"
+            f"Every problem: supervisorctl rolling_check {group}. {SEE} config"
         )
         ctl.stdout.truncate(ctl.stdout.seek(0))
         ctl.run(f"{line} --json")
@@ -765,7 +768,7 @@ def test_missing_listener_is_the_first_line_of_status(ctl: Controller, line: str
     ctl.run(line)
     assert ctl.printed.splitlines()[0] == (
         "The listener is not running: rollouts are stalled, and closed ports reopen when their lease expires "
-        "(30 s; HAProxy has none). Fix: supervisorctl start g:n"
+        f"(30 s; HAProxy has none). Fix: supervisorctl start g:n. {SEE} listener.down"
     )
     assert ctl.printed.count("The listener is not running") == 1
 
@@ -783,8 +786,8 @@ def test_pause_warns_that_listener_is_not_running(ctl: Controller) -> None:
 
 def test_every_command_has_a_method_and_help(ctl: Controller) -> None:
     plugin = make_rolling_controllerplugin(ctl)
-    assert {name[3:] for name in dir(plugin) if name.startswith("do_rolling")} == set(VERBS)
-    for command in VERBS:
+    assert {name[3:] for name in dir(plugin) if name.startswith("do_rolling")} == set(IN_SUPERVISORCTL)
+    for command in IN_SUPERVISORCTL:
         assert getattr(plugin, f"do_{command}").__doc__.startswith(command)
 
 
@@ -1007,7 +1010,7 @@ def test_process_of_larger_group_is_refused_with_command(ctl: Controller) -> Non
     assert (ctl.exitstatus, ctl.printed) == (
         2,
         "ERROR: rolling_status: a whole group is needed, and app:app-1 is one of 2 processes of app. Try: "
-        "supervisorctl help rolling_status\n",
+        f"supervisorctl help rolling_status. {SEE} command.usage\n",
     )
 
 

@@ -193,7 +193,8 @@ def test_nothing_in_supervisord_brings_threads_children_or_libraries(module: str
 @pytest.mark.parametrize("module", under("rpcinterface", "plugin"))
 def test_plugin_imports_values_codec_and_itself_alone(module: str) -> None:
     ours = {name for name in IMPORTS[module] if named(name, {PACKAGE})}
-    assert ours <= VALUES | set(under("codec", "packing", "core.process_states", "core.public_view", "plugin"))
+    others = under("codec", "packing", "core.process_states", "core.public_view", "plugin")
+    assert ours <= {PACKAGE, *VALUES, *others}  # of the package itself, its version
     assert {name.partition(".")[0] for name in IMPORTS[module] - ours} <= STDLIB | {"supervisor"}
 
 

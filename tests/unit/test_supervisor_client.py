@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 from supervisor.xmlrpc import Faults
 
+from supervisor_rolling import __version__
 from supervisor_rolling.codec import dump, load
 from supervisor_rolling.core.actions import Action, Outcome, Verb
 from supervisor_rolling.core.endpoint import tcp
@@ -37,6 +38,7 @@ from supervisor_rolling.packing import unpack
 DEADLINE = 20.0
 NOTHING: dict[str, Any] = {
     "rollouts": {},
+    "version": __version__,
     "rollout_groups": [],
     "guard_states": {},
     "guarded_groups": [],
@@ -429,6 +431,20 @@ def test_unreadable_answer_keeps_the_table_number(inet: Supervisord) -> None:
     inet.looks(table=6, processes={"app": [True, [a_row("app-1", pid=555)]]})
     assert client.observe([]).processes["app"]["app-1"].pid == 555
     assert [arguments[0]["table"] for _, arguments in inet.calls] == [0, 4, 4]
+
+
+@pytest.mark.parametrize(
+    ("told", "text"),
+    [({"version": "0.0.9"}, "supervisord has version 0.0.9 of the plugin loaded"), ({}, "has an older version")],
+)
+def test_other_version_of_the_plugin_is_named(inet: Supervisord, told: dict[str, str], text: str) -> None:
+    rollouts = {"app": [5, {"id": 1}]}  # of another version, so it cannot be read
+    news = {**NOTHING, "rollouts": rollouts, "rollout_groups": ["app"]}
+    del news["version"]
+    inet.methods["rolling.listenerObserve"] = lambda *_: json.dumps({**news, **told})
+    with pytest.raises(SupervisorError, match=text) as caught:
+        inet.client().observe([])
+    assert (caught.value.code, "Fix: stop supervisord and start it" in str(caught.value)) == ("plugin.version", True)
 
 
 # --- the key

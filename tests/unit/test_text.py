@@ -50,12 +50,14 @@ def test_lines_stay_lines(text: str) -> None:
     assert all(map(str.isprintable, lines))
 
 
-def logged(text: str, error: Exception | None = None) -> str:
+def logged(text: str, error: Exception | None = None, **extra: str) -> str:
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(PlainFormatter("%(levelname)s %(message)s"))
     exc_info = (type(error), error, None) if error else None
-    handler.handle(logging.LogRecord("x", logging.WARNING, "x", 1, "%s", (text,), exc_info))
+    record = logging.LogRecord("x", logging.WARNING, "x", 1, "%s", (text,), exc_info)
+    vars(record).update(extra)
+    handler.handle(record)
     return stream.getvalue()
 
 
@@ -66,10 +68,14 @@ def test_log_escapes_control_characters_in_messages() -> None:
 def test_log_indents_every_line_after_the_first() -> None:
     assert logged("two faults\nINFO app: done") == "WARNING two faults\n    INFO app: done\n"
     assert logged("failed", ValueError("\x1b[1m\nINFO forged")).splitlines() == [
-        "WARNING failed",
+        "WARNING failed. See: supervisor_rolling help bug",
         "    ValueError: \\x1b[1m",
         "    INFO forged",
     ]
+
+
+def test_log_names_what_explains_a_message() -> None:
+    assert logged("no metrics", code="metrics") == "WARNING no metrics. See: supervisor_rolling help metrics\n"
 
 
 def test_the_name_that_a_process_gives_itself_is_printable() -> None:
