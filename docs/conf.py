@@ -17,6 +17,7 @@ version = release = __version__
 extensions = ["from_code"]
 exclude_patterns = ["man"]
 
+highlight_language = "none"  # what programs print is no Python
 html_theme = "furo"
 html_title = "supervisor_rolling"
 html_static_path = ["_static"]
