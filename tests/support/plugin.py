@@ -34,8 +34,8 @@ def sections(policy_file: Path, prefix: str = "", module: str = "supervisor_roll
 
 def policy(warm_all: bool = True, **changes: Any) -> str:
     """conf/rolling.yaml, but with ports by name, short deadlines, and the demo application's pages to warm up.
-    ``changes`` are keys of the group. min_ready_seconds is 0, because the stack's nginx has max_fails=0. No history is kept: its file would be
-    this host's."""
+    ``changes`` are keys of the group. min_ready_seconds is 0, because the stack's nginx has max_fails=0. No history is
+    kept: its file would be this host's."""
     example = yaml.safe_load((ROOT / "conf" / "rolling.yaml").read_text(encoding="utf-8"))
     group = example["groups"][GROUP]
     group["ports"] = r"app-(\d+)"
