@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from from_code.rst import comments, definitions, directive, joined, section
 from supervisor_rolling.ctl import exit_status, program
-from supervisor_rolling.ctl.usage import COMMANDS, HELP_COLUMN, JSON, Command, Option, verb
+from supervisor_rolling.ctl.usage import COMMANDS, HELP_COLUMN, Command, Option, verb
 
 
 def reference() -> str:
-    """A section for each command."""
+    """A section for each command, with the options that are its own."""
     return joined(*(_command(verb(name), command) for name, command in COMMANDS.items()))
 
 
@@ -32,7 +32,7 @@ def exit_statuses() -> str:
 
 def _command(name: str, command: Command) -> str:
     usages = definitions({f"``{name} {after}".rstrip() + "``": _sentence(text) for after, text in command.usages})
-    options = [_option(option) for option in (*command.options, JSON)]
+    options = [_option(option) for option in command.options]
     where = "" if command.is_in_supervisorctl else "A verb of ``supervisor_rolling`` only."
     return section(name, where, usages, directive("program", f"supervisor_rolling {name}"), *options)
 
