@@ -11,17 +11,16 @@ AS_ROOT = $(SUDO) env PYTHONDONTWRITEBYTECODE=1
 export PATH := $(PATH):/usr/sbin:/sbin
 PACKAGES = nginx libnginx-mod-http-upstream-fair haproxy iptables nftables libnftables1 iproute2 gcc python3-dev python3-venv
 
-# For the tests only: another shell, a browser, Node as an XML-RPC client, and other load balancers. Node's own packages
-# have npm in them, Debian's do not.
-TESTED_WITH = zsh chromium chromium-driver caddy apache2 varnish $(if $(shell command -v npm),,nodejs npm)
-matrix .venv/has-demo,test .venv/has-demo,test,lint: PACKAGES += $(TESTED_WITH)
+# What some tests need besides: @pytest.mark.needs("browser") installs it, if the test is selected. Node's own packages have
+# npm in them, Debian's do not.
+NEEDS = needs-balancers needs-browser needs-node needs-shells
 NODE_CLIENT = .venv/node/node_modules/xmlrpc
 
 SPHINX = $(PYTHON) -m sphinx -q -W --keep-going -n
 PROSE = docs CHANGES.rst $(wildcard supervisor_rolling/help)
 STRICT = supervisor_rolling/core supervisor_rolling/plugin supervisor_rolling/codec.py supervisor_rolling/packing.py
 
-.PHONY: help demo test two-steps soak matrix faults pools middleware endurance lint docs check bench clean packages
+.PHONY: help demo test two-steps soak matrix faults pools middleware endurance lint docs check bench clean packages $(NEEDS)
 .NOTPARALLEL:
 
 help:
@@ -45,18 +44,20 @@ help:
 demo: .venv/has-demo
 	@$(AS_ROOT) $(PYTHON) -m tests.support.demo
 
-test: .venv/has-demo,test $(NODE_CLIENT)
+test: .venv/has-demo,test
+	@needed=$$($(AS_ROOT) $(PYTHON) -m tests.support.needs $(ARGS)); \
+	test -z "$$needed" || $(MAKE) --no-print-directory $$needed
 	$(AS_ROOT) $(PYTHON) -m pytest $(ARGS)
 
 two-steps: .venv/has-demo,test
 	@sh tests/support/install.sh debootstrap
 	$(AS_ROOT) $(PYTHON) -m tests.support.two_steps $(ARGS)
 
-soak: .venv/has-demo,test $(NODE_CLIENT)
+soak: .venv/has-demo,test $(NEEDS)
 	$(AS_ROOT) $(PYTHON) -m pytest -m soak
 	$(MAKE) faults pools middleware endurance
 
-matrix: packages $(NODE_CLIENT)
+matrix: packages $(NEEDS)
 	@$(PYTHON3) -m tests.support.matrix --pairs '$(PAIRS)' --prefix '$(AS_ROOT)' -- $(ARGS)
 
 lint: .venv/has-demo,test,lint docs
@@ -100,8 +101,22 @@ clean:
 	echo 'pip failed. It needs its package index and, for python-iptables, gcc and the headers of Python.' >&2; exit 1; }
 	@touch '$@'
 
-$(NODE_CLIENT): | packages
-	@npm install --silent --no-audit --no-fund --no-save --prefix .venv/node xmlrpc@1.3.2
+needs-balancers:
+	@sh tests/support/install.sh caddy apache2 varnish
+
+needs-browser:
+	@sh tests/support/install.sh chromium chromium-driver
+
+needs-shells:
+	@sh tests/support/install.sh zsh
+
+needs-node: $(NODE_CLIENT)
+	@:
+
+$(NODE_CLIENT):
+	@command -v npm >/dev/null || sh tests/support/install.sh nodejs npm
+	@npm install --loglevel=error --no-audit --no-fund --no-save --prefix .venv/node xmlrpc@1.3.2 >/dev/null || { \
+	echo 'npm failed: see above. It needs its registry.' >&2; exit 1; }
 
 packages:
 	@sh tests/support/install.sh $(PACKAGES)

@@ -10,6 +10,8 @@ import pytest
 from tests.support.look import all_open, assert_no_failures, pids, rolling, users
 from tests.support.stack import Stack
 
+pytestmark = pytest.mark.needs("balancers")
+
 CADDY_NO_POOL = "transport http {\n keepalive off\n }"
 CADDY = f"{CADDY_NO_POOL}\n lb_retries 3\n lb_try_duration 5s\n lb_try_interval 10ms\n fail_duration 1s"
 VARNISH_NO_POOL = 'sub vcl_backend_fetch { set bereq.http.Connection = "close"; }'

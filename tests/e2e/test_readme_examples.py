@@ -47,7 +47,7 @@ def test_python_client_works(stack: Stack) -> None:
 
 
 def asked_from_node(stack: Stack) -> subprocess.CompletedProcess[str]:
-    assert NODE_MODULES.is_dir(), "the package xmlrpc of npm is missing: make test installs it"
+    assert NODE_MODULES.is_dir(), "the package xmlrpc of npm is missing. Fix: make needs-node"
     return subprocess.run(
         ["node", "-e", one_with("javascript", "methodCall")],
         env={**stack.environment, "NODE_PATH": str(NODE_MODULES)},
@@ -58,6 +58,7 @@ def asked_from_node(stack: Stack) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.needs("node")
 def test_javascript_client_works(stack: Stack) -> None:
     done = asked_from_node(stack)
     assert (done.returncode, done.stdout) == (0, "app: done, 4 of 4\n"), done.stderr

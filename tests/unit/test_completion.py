@@ -19,6 +19,8 @@ import pytest
 
 from supervisor_rolling.ctl.completion import candidates
 
+pytestmark = pytest.mark.needs("shells")
+
 FILES = Path(__file__).resolve().parents[2] / "conf" / "completion"
 PROCESSES = [{"group": "app", "name": "app-1"}, {"group": "app", "name": "app-2"}, {"group": "web", "name": "web"}]
 WITHIN = 30.0

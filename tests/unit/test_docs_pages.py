@@ -11,6 +11,8 @@ import pytest
 
 from tests.support import chromium
 
+pytestmark = pytest.mark.needs("browser")
+
 ROOT = Path(__file__).resolve().parents[2]
 PHONE = 360
 """Pixels: as wide as the narrowest phones."""

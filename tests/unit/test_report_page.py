@@ -35,6 +35,8 @@ from tests.support.report_records import (
     an_aborted_rollout,
 )
 
+pytestmark = pytest.mark.needs("browser")
+
 THEMES = ("light", "dark")
 
 OPENED_WITHIN = 15.0
