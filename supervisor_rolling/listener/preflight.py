@@ -172,7 +172,7 @@ class Preflight:
         if given.processes:
             found += settings.findings(given, rollout.policy)
             checked.append("supervisord's settings")
-        if not any(finding.code == "gate" for finding in found):
+        if not any(finding.where == "gate" for finding in found):
             found += self._of_gate(subject, listening, checked, skipped)
         found += _of_nginx(subject, listening, checked, skipped)
         found += _of_clients(subject, checked, skipped)

@@ -236,14 +236,14 @@ def test_a_rule_of_others_before_ours_is_found(group: Callable[..., Stack]) -> N
 def test_held_xtables_lock_is_reported_with_its_holder(group: Callable[..., Stack]) -> None:
     stack = group(gate={"backend": "iptables"})
     with xtables_lock("/run/xtables.lock", 2.0):
-        finding = found(checked(stack))["gate"]
+        finding = found(checked(stack))["gate.busy"]
     assert finding["severity"] == "error"
     assert "another program holds the xtables lock /run/xtables.lock" in finding["text"]
 
 
 def test_listener_without_rights_names_the_missing_one(unguarded: Callable[..., Stack]) -> None:
     stack = unguarded(prefix="setpriv --bounding-set=-all --inh-caps=-all ")
-    assert "run it as root, or give it CAP_NET_ADMIN" in found(checked(stack))["gate"]["text"]
+    assert "run it as root, or give it CAP_NET_ADMIN" in found(checked(stack))["gate.permission"]["text"]
 
 
 def test_bypass_that_reaches_no_process_is_an_error(unguarded: Callable[..., Stack]) -> None:
