@@ -164,7 +164,7 @@ class RealGateProbes:
             if not _listens_itself(int(port)):
                 reason = os.strerror(error.errno) if error.errno else error
                 why = f"{address} cannot be listened on: {reason}"
-                return why, f"name another address, or see who has it: ss -ltnp sport = :{port}"
+                return why, f"name another address, or see which process has it: ss -ltnp sport = :{port}"
         return "", ""
 
     def untrusted_files(self, policy: Policy) -> list[Finding]:
@@ -178,7 +178,7 @@ class RealGateProbes:
             Finding(
                 "trust",
                 where,
-                f"root executes or obeys {one.path}, but it {one.text}",
+                f"root executes or obeys {one.path}: {one.text}",
                 one.fix,
                 severity=Severity.ERROR,
             )

@@ -172,7 +172,7 @@ def test_port_of_another_program_is_found(host: str, family: socket.AddressFamil
         other.stdout.readline()
         assert RealGateProbes().metrics(f"{host}:9181") == (
             f"{host}:9181 cannot be listened on: Address already in use",
-            "name another address, or see who has it: ss -ltnp sport = :9181",
+            "name another address, or see which process has it: ss -ltnp sport = :9181",
         )
         other.stdin.close()
     assert RealGateProbes().metrics(f"{host}:9181") == ("", "")
