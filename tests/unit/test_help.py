@@ -107,13 +107,13 @@ def test_program_prints_entry_without_supervisord(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["help", "warmup.status"]) == 0
-    assert capsys.readouterr().out.startswith("warmup.status\n")
+    assert main(["help", "warmup.answer"]) == 0
+    assert capsys.readouterr().out.startswith("warmup.answer\n")
 
 
 def test_program_ends_with_2_for_unknown_code(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["help", "warmup.statsu"]) == 2
-    assert "did you mean warmup.status" in capsys.readouterr().out
+    assert main(["help", "warmup.answre"]) == 2
+    assert "did you mean warmup.answer" in capsys.readouterr().out
 
 
 @pytest.fixture
@@ -128,8 +128,8 @@ def supervisorctl() -> Supervisorctl:
 
 
 def test_supervisorctl_prints_entry(supervisorctl: Supervisorctl) -> None:
-    supervisorctl.onecmd("help WARMUP.status")
-    assert supervisorctl.stdout.getvalue().startswith("warmup.status\n")
+    supervisorctl.onecmd("help WARMUP.answer")
+    assert supervisorctl.stdout.getvalue().startswith("warmup.answer\n")
 
 
 @pytest.mark.parametrize(
