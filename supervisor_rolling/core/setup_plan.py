@@ -11,7 +11,7 @@ import hashlib
 import posixpath
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from supervisor_rolling.core.reason import with_see
 from supervisor_rolling.core.setup_facts import (
@@ -40,14 +40,16 @@ def signed(text: str, comment: str) -> str:
 
 
 def is_ours(text: str) -> bool:
-    """Whether ``setup`` wrote a file."""
-    return _SIGNATURE in text.partition("\n")[0]
+    """Whether ``setup`` wrote a file or the end of it."""
+    return _SIGNATURE in text
 
 
-def is_unchanged(text: str) -> bool:
-    """Whether ``setup`` wrote a file, and it is as it was written."""
-    head, _, rest = text.partition("\n")
-    return f"{_SIGNATURE}{_checksum(rest)})" in head
+def split_ours(text: str) -> tuple[str, str] | None:
+    """What the operator wrote of a file, and what ``setup`` wrote below it; None where setup wrote nothing, or the
+    operator has changed that."""
+    before, signature, after = text.rpartition(_SIGNATURE)
+    head, _, ours = after.partition("\n")
+    return (before[: before.rfind("\n") + 1], ours) if signature and head.startswith(_checksum(ours)) else None
 
 
 def _checksum(text: str) -> str:
@@ -105,11 +107,11 @@ def make_plan(host: Host, found: Inspection | None, wanted: Sequence[str]) -> Pl
         problems += _unusable(host, found, name)
     if not fitting and not found.policy_groups and not problems:
         problems.append(_NONE_FITS + "\n".join(f"  {group.name}: {unfit(group)}" for group in found.groups))
-    if found.policy_problem:
-        problems.append(with_see(found.policy_problem, "setup.changed"))
     chosen = [group for group in fitting if not wanted or group.name in wanted]
     new = [group for group in chosen if group.name not in found.policy_groups]
     files = [*_sections_change(host, problems), *_policy_change(host, new, problems)]
+    if found.policy_problem and not new:
+        problems.append(with_see(found.policy_problem, "setup.changed"))
     return Plan(
         files=tuple(files) if not problems else (),
         seen=tuple(_seen(host, found, chosen)),
@@ -117,6 +119,15 @@ def make_plan(host: Host, found: Inspection | None, wanted: Sequence[str]) -> Pl
         problems=tuple(problems),
         groups=tuple(dict.fromkeys([*found.policy_groups, *(group.name for group in chosen)])),
     )
+
+
+def verified(plan: Plan, path: str, groups: Sequence[str], problem: str) -> Plan:
+    """The plan, if the rolling.yaml that it would write has its groups; else why not. ``groups`` and ``problem``: what
+    the listener reads in the new text."""
+    if not problem and set(groups) == set(plan.groups):
+        return plan
+    why = problem or f"the groups would be {listed(groups)}"
+    return replace(plan, files=(), problems=(with_see(f"no group can be added to {path}: {why}", "setup.changed"),))
 
 
 _NONE_FITS = with_see("no group has two processes that run, each with a TCP port of its own", "setup.unfit") + "\n"
@@ -201,9 +212,10 @@ def _sections_change(host: Host, problems: list[str]) -> Iterator[FileChange]:
     if elsewhere and place.path not in elsewhere:
         return
     text = signed(sections_text(host), ";")
-    if before == text or (before is not None and not is_unchanged(before) and len(elsewhere) == 2):
+    is_replaceable = before is None or split_ours(before) is not None
+    if before == text or (not is_replaceable and len(elsewhere) == 2):
         return  # as the operator wants it
-    if before is None or is_unchanged(before):
+    if is_replaceable:
         yield FileChange(place.path, text, before)
     else:
         problems.append(_in_the_way(place.path, "the two sections", sections_text(host)))
@@ -226,12 +238,28 @@ def _policy_change(host: Host, new: Sequence[InspectedGroup], problems: list[str
     path = policy_path(host)
     before = host.files.get(path)
     added = "".join(map(_group_text, new))
-    if before is None:
-        yield FileChange(path, signed(_POLICY_HEAD + added, "#"), None)
-    elif is_unchanged(before):
-        yield FileChange(path, signed(before.partition("\n")[2] + added, "#"), before)
+    text = signed(_POLICY_HEAD + added, "#") if before is None else _with_groups(before, added)
+    if text:
+        yield FileChange(path, text, before)
     else:
         problems.append(_in_the_way(path, "below groups", added))
+
+
+def _with_groups(text: str, added: str) -> str:
+    """rolling.yaml with groups below those that it has; empty where it is not seen how."""
+    if parts := split_ours(text):
+        return parts[0] + signed(parts[1] + added, "#")
+    body = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    keys = [number for number, line in enumerate(body) if not line[0].isspace()]
+    if text and not text.endswith("\n"):
+        text += "\n"
+    if not any(line.startswith("groups:") for line in body):
+        return text + signed(f"groups:\n{added}", "#")
+    below = body[keys[-1] + 1 :]
+    if not below or body[keys[-1]].partition("#")[0].rstrip() != "groups:":
+        return ""  # another key is the last one, or {…}
+    indent = below[0][: len(below[0]) - len(below[0].lstrip())]
+    return text + signed("".join(f"{indent}{line[2:]}\n" for line in added.splitlines()), "#")
 
 
 _POLICY_HEAD = "# Every key and its default: echo_rolling_conf yaml\n\ngroups:\n"

@@ -53,6 +53,7 @@ class Question:
     """What ``setup`` wants to know."""
 
     policy: str  # the path of rolling.yaml, which need not exist
+    policy_text: str = ""  # what it would have; empty: what it has
     groups: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # the pid of each process that runs
 
 
@@ -62,7 +63,7 @@ def answer(question: str) -> str:
 
 
 def _inspection(question: Question) -> Inspection:
-    policies, problem = _policies(question.policy)
+    policies, problem = _policies(question.policy, question.policy_text)
     gate, gate_problem = _gate(policies.gate)
     return Inspection(
         version=__version__,
@@ -74,12 +75,12 @@ def _inspection(question: Question) -> Inspection:
     )
 
 
-def _policies(path: str) -> tuple[Config, str]:
+def _policies(path: str, text: str) -> tuple[Config, str]:
     """What rolling.yaml says, and why it cannot be used: it need not exist."""
-    if config.mark(path) == "missing":
+    if not text and config.mark(path) == "missing":
         return Config(), ""
     try:
-        found = config.load(path)
+        found = config.parse(text.encode(), path) if text else config.load(path)
         return found, "\n".join(found.invalid.values())
     except ConfigError as error:
         return Config(), str(error)

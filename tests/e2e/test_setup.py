@@ -17,6 +17,7 @@ from tests.support import look, venvs
 from tests.support.stack import ROOT, Setup, Stack
 
 DROP_IN, POLICY = "conf.d/rolling.conf", "rolling.yaml"
+MINE = "# of the operator\ngate:\n  lease: 20\n"
 WORKER = f"""\
 [program:worker]
 command = {sys.executable} -c "import signal; signal.pause()"
@@ -72,8 +73,9 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
 
 
 def test_setup_leads_to_a_rollout_and_back(stack: Stack) -> None:
+    (stack.directory / POLICY).write_text(MINE, encoding="utf-8")
     status, text = run(stack, "setup", "--dry-run")
-    assert (status, files_in(stack)) == (0, []), text
+    assert (status, files_in(stack)) == (0, [POLICY]), text
     assert "left out: worker: worker listens on no TCP port" in text
     assert f"warning: nginx.min_ready_seconds: {stack.nginx_conf}:" in text
     stack.nginx_conf.write_text(stack.nginx_conf.read_text(encoding="utf-8").replace(" ;\n", " max_fails=0;\n"))
@@ -92,7 +94,8 @@ def test_setup_leads_to_a_rollout_and_back(stack: Stack) -> None:
     before = pids(stack)
     answer = json.loads(run(stack, "setup", "--remove", "--yes", "--json")[1])
     assert answer["removed"] == [str(stack.directory / name) for name in (DROP_IN, POLICY)]
-    assert (files_in(stack), look.rules(), pids(stack)) == ([], [], before)
+    assert (files_in(stack), look.rules(), pids(stack)) == ([POLICY], [], before)
+    assert (stack.directory / POLICY).read_text(encoding="utf-8") == MINE
     assert "rolling" not in stack.ctl("status").stdout
     stack.ctl("reload")
     stack.wait_until(lambda: "has not loaded the plugin" in run(stack, "status")[1], 30.0, "the plugin is unloaded")

@@ -10,6 +10,7 @@ import pytest
 
 import supervisor_rolling
 from supervisor_rolling import skel
+from supervisor_rolling.core.errors import ConfigError
 from supervisor_rolling.core.preflight_report import Finding
 from supervisor_rolling.core.setup_facts import (
     CTLPLUGIN,
@@ -20,7 +21,15 @@ from supervisor_rolling.core.setup_facts import (
     Inspection,
     Section,
 )
-from supervisor_rolling.core.setup_plan import is_ours, is_unchanged, make_plan, place_of_sections, signed, unfit
+from supervisor_rolling.core.setup_plan import (
+    is_ours,
+    make_plan,
+    place_of_sections,
+    signed,
+    split_ours,
+    unfit,
+    verified,
+)
 from supervisor_rolling.help import entries
 from supervisor_rolling.listener import config
 
@@ -97,7 +106,7 @@ def test_new_group_is_added_below() -> None:
     other = replace(APP, name="api", ports={"api-0": (9000,), "api-1": (9001,)})
     plan = make_plan(AFTER, replace(SEEN_AFTER, groups=(APP, other)), ["api"])
     (change,) = plan.files
-    assert (change.path, change.before, is_unchanged(change.text)) == (POLICY, WRITTEN[POLICY], True)
+    assert (change.path, change.before, bool(split_ours(change.text))) == (POLICY, WRITTEN[POLICY], True)
     assert list(config.parse(change.text.encode(), POLICY).groups) == ["app", "api"]
 
 
@@ -188,19 +197,12 @@ def test_no_fitting_group_refuses() -> None:
     assert "\n  worker: worker listens on no TCP port" in problem(HOST, replace(SEEN, groups=(WORKER,)))
 
 
-def test_edited_policy_is_not_overwritten() -> None:
-    edited = {**WRITTEN, POLICY: WRITTEN[POLICY] + "# mine\n"}
-    text = problem(replace(AFTER, files=edited), SEEN)
-    assert f"{POLICY} was not written by setup, or was changed since" in text
-    assert "\n    app:\n" in text
-
-
 def test_foreign_drop_in_is_not_overwritten() -> None:
     assert f"{DROP_IN} was not written by setup" in problem(replace(HOST, files={DROP_IN: "[program:x]\n"}))
 
 
 def test_invalid_policy_refuses() -> None:
-    assert "rolling.yaml:1: bad" in problem(HOST, replace(SEEN, policy_problem="rolling.yaml:1: bad"))
+    assert "rolling.yaml:1: bad" in problem(AFTER, replace(SEEN_AFTER, policy_problem="rolling.yaml:1: bad"))
 
 
 def test_half_of_the_sections_refuses() -> None:
@@ -254,14 +256,50 @@ def test_group_left_out_is_named() -> None:
     assert make_plan(HOST, SEEN, []).seen[-1].startswith("left out: worker: worker listens on no TCP port")
 
 
-# --- the signature
+# --- what the operator wrote stays
 
 
 def test_signature_tells_changes() -> None:
     text = signed("a\n", "#")
-    assert (is_ours(text), is_unchanged(text)) == (True, True)
-    assert (is_ours(text + "b\n"), is_unchanged(text + "b\n")) == (True, False)
-    assert (is_ours("a\n"), is_unchanged("a\n")) == (False, False)
+    assert (is_ours(text), split_ours(text)) == (True, ("", "a\n"))
+    assert split_ours("mine\n" + text) == ("mine\n", "a\n")
+    assert (is_ours(text + "b\n"), split_ours(text + "b\n")) == (True, None)
+    assert (is_ours("a\n"), split_ours("a\n")) == (False, None)
+
+
+@pytest.mark.parametrize(
+    "mine",
+    [
+        "# all of it is a comment",
+        "gate:\n  backend: nftables\n",
+        "groups:\n    api: {}  # mine\n    # more\n",
+        "gate: {lease: 20}\ngroups: # mine\n api:\n   ports: auto",
+    ],
+)
+def test_groups_are_added_below_what_is_there(mine: str) -> None:
+    (change,) = make_plan(replace(AFTER, files={**WRITTEN, POLICY: mine}), SEEN, []).files
+    groups = config.parse(change.text.encode(), POLICY).groups
+    assert (list(groups)[-1], groups["app"].warmup.ready) == ("app", "/health")
+    parts = split_ours(change.text)
+    assert parts
+    assert parts[0].rstrip("\n") == mine.rstrip("\n")
+
+
+@pytest.mark.parametrize("mine", ["groups:\n  api: {}\ngate: {}\n", "groups: {api: {}}\n", "{groups: {}, gate: {}}\n"])
+def test_other_forms_of_the_file_are_left(mine: str) -> None:
+    plan = make_plan(replace(AFTER, files={**WRITTEN, POLICY: mine}), SEEN, [])
+    if plan.files:  # the listener reads the new text, and refuses it
+        with pytest.raises(ConfigError):
+            config.parse(plan.files[0].text.encode(), POLICY)
+    else:
+        assert f"{POLICY} was not written by setup" in plan.problems[0]
+
+
+def test_text_that_the_listener_cannot_read_is_refused() -> None:
+    plan = make_plan(HOST, SEEN, [])
+    assert verified(plan, POLICY, ["app"], "") == plan
+    assert "rolling.yaml:2: bad" in verified(plan, POLICY, [], "rolling.yaml:2: bad").problems[0]
+    assert verified(plan, POLICY, ["app", "x"], "").files == ()
 
 
 def test_every_code_of_setup_has_an_entry() -> None:

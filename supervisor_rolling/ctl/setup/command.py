@@ -4,25 +4,27 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import Any
 
 from supervisor_rolling.core.setup_facts import FileChange, Host, Plan
 from supervisor_rolling.core.setup_plan import (
     is_ours,
-    is_unchanged,
     make_plan,
     missing_include,
     place_of_sections,
     policy_path,
+    split_ours,
+    verified,
 )
 from supervisor_rolling.core.text import listed
 from supervisor_rolling.ctl.check_command import check_lines
 from supervisor_rolling.ctl.exit_status import CONNECTION_ERRORS, DONE, FAILED, CommandError
 from supervisor_rolling.ctl.session import Session
 from supervisor_rolling.ctl.setup import files
-from supervisor_rolling.ctl.setup.host import look
+from supervisor_rolling.ctl.setup.host import Found, look
 from supervisor_rolling.ctl.setup.reload import reload
+from supervisor_rolling.ctl.setup.supervisord import ProgramError
 from supervisor_rolling.ctl.usage import UsageError, name_of
 
 LISTENER_GROUP = "rolling"
@@ -46,7 +48,7 @@ def setup(session: Session, options: argparse.Namespace) -> int:
 def _write(session: Session, options: argparse.Namespace) -> int:
     wanted = list(dict.fromkeys(map(name_of, options.group)))
     found = look(session)
-    host, plan = found.host, make_plan(found.host, found.inspection, wanted)
+    host, plan = found.host, _verified(found, make_plan(found.host, found.inspection, wanted))
     _say(session, [*plan.seen, *plan.advice, *_change_lines(plan.files)])
     if plan.problems:
         return _refuse(session, plan)
@@ -71,6 +73,19 @@ def _write(session: Session, options: argparse.Namespace) -> int:
         }
         session.print(answer, [])
     return DONE if all(report["ok"] for report in reports) else FAILED
+
+
+def _verified(found: Found, plan: Plan) -> Plan:
+    """The plan, after the listener has read the rolling.yaml that it would write."""
+    path = policy_path(found.host)
+    for change in plan.files:
+        if change.path == path:
+            try:
+                read = found.inspected(change.text, {})
+                return verified(plan, path, read.policy_groups, read.policy_problem)
+            except ProgramError as error:
+                return verified(plan, path, (), str(error))
+    return plan
 
 
 def _refuse(session: Session, plan: Plan) -> int:
@@ -99,10 +114,13 @@ def _outcome(host: Host, plan: Plan, is_written: bool, is_loaded: bool, options:
     if options.dry_run and plan.files:
         return [f"Nothing was changed: this was a dry run. Without --dry-run it writes {_count(plan.files)}"]
     lines = [f"Wrote {change.path}" for change in plan.files] if is_written else ["Nothing to do: all is written"]
-    if not is_loaded and not options.reload:
-        programs = listed(host.running, 5) or "none runs"
-        lines.append(NEXT.format(programs=programs))
-    return lines + ([f"Then: {_rollout_hint(plan)}"] if plan.groups and not options.reload else [])
+    if missing_include(host):
+        lines.append(f"Not loaded yet: {host.main_file} needs the lines above. Add them, then run setup again")
+    elif options.reload and not is_loaded:
+        return lines
+    elif not is_loaded:
+        lines.append(NEXT.format(programs=listed(host.running, 5) or "none runs"))
+    return lines + ([f"Then: {_rollout_hint(plan)}"] if plan.groups else [])
 
 
 def _rollout_hint(plan: Plan) -> str:
@@ -110,7 +128,7 @@ def _rollout_hint(plan: Plan) -> str:
     return f"supervisorctl rolling_check {group}, and with each deploy supervisorctl rolling_restart {group}"
 
 
-def _count(changes: Sequence[object]) -> str:
+def _count(changes: Sized) -> str:
     return "this file" if len(changes) == 1 else f"these {len(changes)} files"
 
 
@@ -138,25 +156,25 @@ def _reload(session: Session, plan: Plan) -> list[dict[str, Any]]:
 
 def _remove(session: Session, options: argparse.Namespace) -> int:
     host = look(session, only_files=True).host
-    ours = [path for path, text in host.files.items() if is_unchanged(text)]
-    kept = [path for path, text in host.files.items() if is_ours(text) and path not in ours]
-    if host.is_loaded and ours:
+    left = {path: parts[0] for path, text in host.files.items() if (parts := split_ours(text))}
+    kept = [path for path, text in host.files.items() if is_ours(text) and path not in left]
+    if host.is_loaded and left:
         _require_no_rollout(session)
-    _say(session, [f"{path}: to be removed" for path in ours])
+    _say(session, [f"{path}: {'what setup added is' if rest else 'is'} to be removed" for path, rest in left.items()])
     lines = [f"{path} was changed since setup wrote it, and is kept. Fix: remove it yourself" for path in kept]
-    if ours and not options.dry_run:
-        _require_yes(session, options, f"Remove {_count(ours)}?")
-        sections = place_of_sections(host.main_file, host.includes).path
-        if sections in ours:
+    if left and not options.dry_run:
+        _require_yes(session, options, f"Remove {_count(left)}?" if not any(left.values()) else "Remove this?")
+        if place_of_sections(host.main_file, host.includes).path in left:
             _stop_listener(session)
-        for path in ours:
-            files.remove(path)
-        lines = [*(f"Removed {path}" for path in ours), *lines, *([UNLOAD] if host.is_loaded else [])]
-    elif ours:
-        lines.append(f"Nothing was changed: this was a dry run. Without --dry-run it removes {_count(ours)}")
+        for path, rest in left.items():
+            files.write(FileChange(path, rest, host.files[path])) if rest else files.remove(path)
+        done = [f"Removed {'what setup added to ' if rest else ''}{path}" for path, rest in left.items()]
+        lines = [*done, *lines, *([UNLOAD] if host.is_loaded else [])]
+    elif left:
+        lines.append("Nothing was changed: this was a dry run")
     elif not kept:
         lines = ["Nothing to do: there is no file that setup wrote"]
-    session.print({"removed": [] if options.dry_run else ours, "kept": kept}, lines)
+    session.print({"removed": [] if options.dry_run else list(left), "kept": kept}, lines)
     return DONE
 
 

@@ -30,7 +30,18 @@ class Found:
     """A host, and what the listener's program saw of it; None where that could not run."""
 
     host: Host
-    inspection: Inspection | None
+    process: Supervisord
+    inspection: Inspection | None = None
+
+    def inspected(self, policy_text: str, groups: Mapping[str, Mapping[str, int]]) -> Inspection:
+        """What the listener's program sees. ``policy_text``: of rolling.yaml as it would be, empty: as it is;
+        ``groups``: the pid of each process. Raises ProgramError."""
+        question = {"policy": policy_path(self.host), "policy_text": policy_text, "groups": groups}
+        text = self.process.run([*shlex.split(self.host.listener), "--inspect"], json.dumps(question))
+        try:
+            return load(Inspection, json.loads(text))
+        except ValueError as error:
+            raise ProgramError(str(error)) from None
 
 
 def look(session: Session, only_files: bool = False) -> Found:
@@ -43,10 +54,13 @@ def look(session: Session, only_files: bool = False) -> Found:
     infos = session.ask_supervisord("getAllProcessInfo")
     plugin = {"version": __version__, "problem": "", "scripts": []} if only_files else _imported(process)
     host = _host(session, process, main_file, configuration, infos, plugin)
-    host = _with_files(host)
+    found = Found(_with_files(host), process)
     if only_files or host.plugin_problem:
-        return Found(host, None)
-    return _inspected(process, host, infos, configuration.pools)
+        return found
+    try:
+        return replace(found, inspection=found.inspected("", _pids(infos, configuration.pools)))
+    except ProgramError as error:
+        return replace(found, host=replace(found.host, listener_problem=str(error)))
 
 
 def _imported(process: Supervisord) -> Mapping[str, Any]:
@@ -101,19 +115,13 @@ def _with_files(host: Host) -> Host:
     return replace(host, files={path: text for path, text in texts.items() if text is not None})
 
 
-def _inspected(process: Supervisord, host: Host, infos: list[Mapping[str, Any]], pools: frozenset[str]) -> Found:
-    groups: dict[str, dict[str, int]] = {}
+def _pids(infos: list[Mapping[str, Any]], pools: frozenset[str]) -> dict[str, dict[str, int]]:
+    """The pid of each process that runs, by group; without event listeners."""
+    groups: dict[str, dict[str, int]] = {info["group"]: {} for info in infos if info["group"] not in pools}
     for info in infos:
-        if info["group"] not in pools:
-            running = groups.setdefault(info["group"], {})
-            if info["pid"]:
-                running[info["name"]] = info["pid"]
-    question = json.dumps({"policy": policy_path(host), "groups": groups})
-    try:
-        text = process.run([*shlex.split(host.listener), "--inspect"], question)
-        return Found(host, load(Inspection, json.loads(text)))
-    except (ProgramError, ValueError) as error:
-        return Found(replace(host, listener_problem=str(error)), None)
+        if info["pid"] and info["group"] in groups:
+            groups[info["group"]][info["name"]] = info["pid"]
+    return groups
 
 
 def _ctl_problem(main_file: str) -> str:
