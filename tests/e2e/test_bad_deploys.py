@@ -189,9 +189,10 @@ def test_bad_deploy_costs_one_process_and_no_request(start: Start, fault: Fault)
         assert (status, releases(stack)) == (1, ["closed"] + [OLD] * (fault.processes - 1)), output
         assert pids(stack)[1:] == before[1:]
         assert f"FAILED: {fault.words}" in line_of(output, FIRST)
-        assert output.splitlines()[-3:] == [
+        assert output.splitlines()[-4:] == [
             f"Closed, so it receives no traffic: {FIRST} (port 8000)",
             f"See why: {stack.called} tail app:{FIRST} stderr",
+            f"See: supervisor_rolling help {view['code']}",
             f"Fix the problem, then resume: {stack.called} rolling_resume app",
         ]
         assert found_after(view) < fault.warm_within + 1.0
@@ -240,7 +241,8 @@ def test_process_that_ignores_sigterm_fails_rollout_only(start: Start) -> None:
         assert " s (killed) · " in line
         assert "FAILED: did not stop within 1 s (stopwaitsecs), so supervisord kills it." in line
         assert line.endswith("to accept such kills: restart: {on_kill: continue} in its policy")
-        end, advice = output.splitlines()[-2:]
+        end, page, advice = output.splitlines()[-3:]
+        assert page == "See: supervisor_rolling help restart.killed"
         assert end.startswith("app: FAILED: 1 of 8 replaced in ")
         assert advice == f"Fix the problem, then resume: {stack.called} rolling_resume app"
         change_policy(stack, restart={"on_kill": "continue"})
