@@ -101,6 +101,7 @@ class CrashGuard:
 
     def _begun(self, policy: Policy, config: Config, processes: Mapping[str, Process], at: float) -> GuardState:
         empty = GuardState(policy.group, policy, config.gate)
+        self._by_kernel.pop(policy.group, None)  # supervisord may have removed the group and added it anew
         log.info("%s: the crash guard is on: no new process gets traffic before it is warm", policy.group)
         return guard.begin(empty, processes, self.endpoints(empty, processes), at)
 
@@ -112,8 +113,8 @@ class CrashGuard:
         return known
 
     def _listening(self, guard_state: GuardState, processes: Mapping[str, Process]) -> Endpoints:
-        """``ports: auto``: what each process listens on or, while it does not run, what the one before it listened
-        on."""
+        """``ports: auto``: what each process listens on. Until a new process is warm, what the one before it listened
+        on: the load balancer sends to that port, and a process that listens elsewhere must not become warm there."""
         before = self._by_kernel.get(
             guard_state.group, {guarded.name: (NONE, guarded.endpoints) for guarded in guard_state.guarded}
         )
@@ -122,7 +123,7 @@ class CrashGuard:
             name: process.incarnation
             for name, process in processes.items()
             if process.state == "RUNNING" and process.pid
-            if known[name][0] != process.incarnation or not known[name][1]
+            if not known[name][1] or (process.warm and known[name][0] != process.incarnation)
         }
         found, why = self._ports_of({name: one.pid for name, one in asked.items()})
         for name, one in asked.items():

@@ -76,10 +76,11 @@ class Preflight:
         self._subjects = {request: one for request, one in self._subjects.items() if request in requests}
         self._background.keep([(request, step) for request in requests for step in ("draft", "inspection")])
 
-    def draft(self, request: Request, there: Mapping[str, Process], previous: Rollout | None) -> Draft | None:
-        """The draft for a request; None while it is being made. ``there``: the processes of its group. Raises
-        ConfigError where rolling.yaml cannot be read."""
-        return self._background.run((request.id, "draft"), lambda: self._draft(request, there, previous))
+    def draft(self, request: Request, there: Mapping[str, Process], known: Endpoints) -> Draft | None:
+        """The draft for a request; None while it is being made. ``there``: the processes of its group; ``known``: the
+        endpoints that they had, which count while they are not warm. Raises ConfigError where rolling.yaml cannot be
+        read."""
+        return self._background.run((request.id, "draft"), lambda: self._draft(request, there, known))
 
     def inspect(self, request: int, make: Callable[[], Subject]) -> Report | None:
         """The report on a subject; None while it is being made. Unless the request is a check, it raises ConfigError,
@@ -92,22 +93,24 @@ class Preflight:
 
     # --- in the background
 
-    def _draft(self, request: Request, there: Mapping[str, Process], previous: Rollout | None) -> Draft:
+    def _draft(self, request: Request, there: Mapping[str, Process], known: Endpoints) -> Draft:
         config = self._load_config()
         findings: tuple[Finding, ...] = ()
         if request.kind == "check":
             findings = (*_invalid(config, request.group), *self._of_metrics(config.metrics.listen))
         try:
-            endpoints = self._endpoints(policy_of(config, request.group), there, previous)
+            endpoints = self._endpoints(policy_of(config, request.group), there, known)
         except RollingError as error:
             return Draft(config, {}, error, findings)
         return Draft(config, endpoints, None, findings)
 
-    def _endpoints(self, policy: Policy, there: Mapping[str, Process], previous: Rollout | None) -> Endpoints:
+    def _endpoints(self, policy: Policy, there: Mapping[str, Process], known: Endpoints) -> Endpoints:
         if not policy.ports.auto:
             return {name: tuple(map(tcp, ports_for(policy.ports, name))) for name in there}
-        listening = self._sockets.ports_of([process.pid for process in there.values() if process.pid])
-        known = {member.name: member.endpoints for member in previous.members} if previous else {}
+        asked = [
+            process.pid for name, process in there.items() if process.pid and (process.warm or not known.get(name))
+        ]
+        listening = self._sockets.ports_of(asked)
         return {
             name: tuple(map(tcp, listening.get(process.pid, ()))) or known.get(name, ())
             for name, process in there.items()

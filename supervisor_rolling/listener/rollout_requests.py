@@ -78,6 +78,12 @@ class _Group:
     guard_state: GuardState | None
     observed: Observation
 
+    @property
+    def known(self) -> Endpoints:
+        """The endpoints that processes had, as far as a rollout or the crash guard remembers them."""
+        before = {member.name: member.endpoints for member in self.previous.members} if self.previous else {}
+        return {**before, **{name: one.endpoints for name, one in self.observed.guarded.items()}}
+
 
 class RolloutRequests:
     """For the loop's thread. ``is_retrying``: a request waits for something that does not wake the loop."""
@@ -133,7 +139,7 @@ class RolloutRequests:
 
     def _rollout(self, request: Request, waiting: _Waiting, group: _Group) -> bool:
         """A restart, a resume or a plan. Raises what refuses it."""
-        draft = self._preflight.draft(request, group.observed.processes, group.previous)
+        draft = self._preflight.draft(request, group.observed.processes, group.known)
         if draft is None:
             return False
         if draft.problem:
@@ -166,7 +172,7 @@ class RolloutRequests:
     def _check(self, request: Request, waiting: _Waiting, group: _Group) -> bool:
         """Answer with everything there is to say; what would refuse a rollout is a finding among others."""
         try:
-            draft = self._preflight.draft(request, group.observed.processes, group.previous)
+            draft = self._preflight.draft(request, group.observed.processes, group.known)
         except ConfigError as error:
             self._supervisor.report(request.id, Report(request.group, tuple(config_findings(str(error)))))
             return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -219,6 +220,14 @@ def test_auto_reads_each_processes_ports_once(setting: Setting) -> None:
     assert setting.kernel.asked == [100]
 
 
+def test_auto_keeps_port_until_next_process_is_warm(setting: Setting) -> None:
+    setting.kernel.listens = {100: (8001,), 200: (9001,)}
+    assert heard(setting, a_process("web", pid=100)) == {"web": (tcp(8001),)}
+    new = a_process("web", pid=200, spawned=NOW)
+    assert heard(setting, new) == {"web": (tcp(8001),)}, "the load balancer sends to this port"
+    assert heard(setting, replace(new, warm=True)) == {"web": (tcp(9001),)}
+
+
 def test_auto_reads_all_ports_in_one_call(setting: Setting) -> None:
     """A new listener knows of none yet, and each question reads all of /proc."""
     setting.kernel.listens = {pid: (pid + 8000,) for pid in range(1, 100)}
@@ -250,16 +259,6 @@ def test_auto_booting_process_keeps_previous_ports(setting: Setting) -> None:
     setting.kernel.listens = {100: (8001,)}
     heard(setting, a_process("web"))
     assert heard(setting, a_process("web", pid=101)) == {"web": (tcp(8001),)}
-
-
-def test_auto_finds_a_moved_port(
-    setting: Setting,
-) -> None:
-    setting.kernel.listens = {100: (8001,)}
-    heard(setting, a_process("web"))
-    heard(setting, a_process("web", pid=101))
-    setting.kernel.listens = {101: (8002,)}
-    assert heard(setting, a_process("web", pid=101)) == {"web": (tcp(8002),)}
 
 
 def test_auto_retries_until_a_process_listens(setting: Setting, caplog: pytest.LogCaptureFixture) -> None:
