@@ -38,7 +38,18 @@ _EDGES = " .:;,()"
 _CODE = re.compile(r"[a-z]+(?:\.[a-z_]+)*")
 
 
-TO_WRITE = ("bug", "command", "drain", "hooks", "listener", "plugin", "process.exited", "refused", "restart", "rollout")
+TO_WRITE: tuple[str, ...] = (
+    "bug",
+    "command",
+    "drain",
+    "hooks",
+    "listener",
+    "plugin",
+    "process.exited",
+    "refused",
+    "restart",
+    "rollout",
+)
 TO_WRITE += ("supervisor.call", "supervisord", "warmup")
 """The codes that begin so may have no entry until it is written."""
 
