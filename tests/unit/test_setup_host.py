@@ -13,6 +13,7 @@ from supervisor_rolling.core.setup_facts import FileChange
 from supervisor_rolling.ctl.exit_status import CommandError
 from supervisor_rolling.ctl.setup import files
 from supervisor_rolling.ctl.setup.configuration import read_configuration
+from supervisor_rolling.ctl.setup.host import ctl_problem
 from supervisor_rolling.ctl.setup.reload import not_again
 from supervisor_rolling.ctl.setup.supervisord import ProgramError, Supervisord, find_supervisord
 
@@ -90,6 +91,26 @@ def test_import_is_tried_as_supervisord_would(tmp_path: Path) -> None:
 def test_failed_program_is_told_by_its_last_line() -> None:
     with pytest.raises(ProgramError, match=r"^no way$"):
         supervisord("/").run([sys.executable, "-c", "import sys; sys.exit('hm\\nno way')"])
+
+
+@pytest.mark.parametrize(
+    ("output", "is_broken"),
+    [
+        ("Error: x:make cannot be resolved within [ctlplugin:rolling]", True),
+        ("Error: x:make cannot be resolved within [ctlplugin:other]", False),
+        ("4.2.5", False),
+    ],
+)
+def test_supervisorctl_of_another_python_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str, is_broken: bool
+) -> None:
+    script = tmp_path / "supervisorctl"
+    script.write_text(f"#!/bin/sh\necho '{output}'\n", encoding="utf-8")
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    found = ctl_problem("/etc/supervisord.conf")
+    assert bool(found) == is_broken
+    assert not found or f"{script} cannot import the plugin, so that every one of its commands fails" in found
 
 
 # --- the reload

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
-import supervisor_rolling
 from supervisor_rolling import skel
 from supervisor_rolling.core.errors import ConfigError
 from supervisor_rolling.core.preflight_report import Finding
@@ -30,10 +27,8 @@ from supervisor_rolling.core.setup_plan import (
     unfit,
     verified,
 )
-from supervisor_rolling.help import entries
 from supervisor_rolling.listener import config
 
-ROOT = Path(supervisor_rolling.__file__).parent
 MAIN = "/etc/supervisor/supervisord.conf"
 DROP_IN, POLICY = "/etc/supervisor/conf.d/rolling.conf", "/etc/supervisor/rolling.yaml"
 APP = InspectedGroup("app", {"app-0": (8000,), "app-1": (8001,)}, ready="/health", root_status=200)
@@ -300,9 +295,3 @@ def test_text_that_the_listener_cannot_read_is_refused() -> None:
     assert verified(plan, POLICY, ["app"], "") == plan
     assert "rolling.yaml:2: bad" in verified(plan, POLICY, [], "rolling.yaml:2: bad").problems[0]
     assert verified(plan, POLICY, ["app", "x"], "").files == ()
-
-
-def test_every_code_of_setup_has_an_entry() -> None:
-    texts = [path.read_text(encoding="utf-8") for path in (*ROOT.glob("core/setup_*.py"), *ROOT.glob("ctl/setup/*.py"))]
-    codes = set(re.findall(r"['\"](setup\.\w+)['\"]", "\n".join(texts)))
-    assert codes == {code for code in entries() if code.startswith("setup.")}

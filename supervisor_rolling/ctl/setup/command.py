@@ -160,7 +160,7 @@ def _remove(session: Session, options: argparse.Namespace) -> int:
     kept = [path for path, text in host.files.items() if is_ours(text) and path not in left]
     if host.is_loaded and left:
         _require_no_rollout(session)
-    _say(session, [f"{path}: {'what setup added is' if rest else 'is'} to be removed" for path, rest in left.items()])
+    _say(session, [f"{path}: {'what setup added is ' if rest else ''}to be removed" for path, rest in left.items()])
     lines = [f"{path} was changed since setup wrote it, and is kept. Fix: remove it yourself" for path in kept]
     if left and not options.dry_run:
         _require_yes(session, options, f"Remove {_count(left)}?" if not any(left.values()) else "Remove this?")

@@ -98,7 +98,7 @@ def _host(
             for group in sorted(groups - configuration.pools)
         },
         is_loaded=any(name.startswith("rolling.") for name in session.ask_methods()),
-        ctl_problem=_ctl_problem(main_file) if CTLPLUGIN in configuration.sections else "",
+        ctl_problem=ctl_problem(main_file) if CTLPLUGIN in configuration.sections else "",
     )
 
 
@@ -124,7 +124,7 @@ def _pids(infos: list[Mapping[str, Any]], pools: frozenset[str]) -> dict[str, di
     return groups
 
 
-def _ctl_problem(main_file: str) -> str:
+def ctl_problem(main_file: str) -> str:
     """Why the supervisorctl of this host cannot load our plugin: it may run with another Python than supervisord, and
     a plugin that it cannot import ends it."""
     program = shutil.which("supervisorctl")
