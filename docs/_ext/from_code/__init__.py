@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from pygments.lexers.special import TextLexer
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
@@ -66,5 +67,6 @@ def without_double_gaps(app: Sphinx, error: Exception | None) -> None:
 def setup(app: Sphinx) -> Mapping[str, Any]:
     """What Sphinx calls."""
     app.add_directive("from-code", FromCode)
+    app.add_lexer("haproxy", TextLexer)  # Pygments has none
     app.connect("build-finished", without_double_gaps)
     return {"parallel_read_safe": True}
