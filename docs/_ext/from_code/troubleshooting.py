@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
 
 from from_code.rst import joined
 
 
 def entries() -> str:
-    """All files, in the order of their names."""
+    """All files, in the order of their names. Each entry has its code as a label: other pages link to it by
+    ``:ref:`nginx.max_fails```."""
     parts = [part for part in files("supervisor_rolling.help").iterdir() if part.name.endswith(".rst")]
-    return joined(*(part.read_text(encoding="utf-8") for part in sorted(parts, key=lambda part: part.name)))
+    text = joined(*(part.read_text(encoding="utf-8") for part in sorted(parts, key=lambda part: part.name)))
+    return re.sub(r"^(\S+)\n(-{4,})$", r".. _\1:\n\n\1\n\2", text, flags=re.MULTILINE)
