@@ -126,7 +126,7 @@ def check_gate(rollout: Rollout, closes: frozenset[str] | None) -> None:
         raise ConfigError(
             f"the gate ({rollout.gate.backend}) cannot close {listed(beyond)}: requests would fail while these "
             "processes restart. Fix: set gate.backend in rolling.yaml to one that can close them",
-            "config.gate",
+            "gate.cannot_close",
         )
 
 
