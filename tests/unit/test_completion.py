@@ -18,6 +18,7 @@ from xmlrpc.server import SimpleXMLRPCServer
 import pytest
 
 from supervisor_rolling.ctl.completion import candidates
+from supervisor_rolling.help import entries
 
 pytestmark = pytest.mark.needs("shells")
 
@@ -46,7 +47,6 @@ def down(_: Sequence[str]) -> Sequence[Mapping[str, str]]:
     [
         ("re", ["restart", "resume", "report"]),
         ("help sta", ["status"]),
-        ("help warmup.statu", ["warmup.status"]),
         ("-", ["-c", "-s", "-u", "-p", "-h", "--version"]),
         ("restart --n", ["--no-wait"]),
         ("-c ", []),  # a file
@@ -70,6 +70,12 @@ def test_words_are_completed_without_supervisord(line: str, found: list[str]) ->
 def test_groups_and_processes_are_completed(line: str, found: list[str]) -> None:
     assert candidates(line.split(" "), known) == found
     assert candidates(line.split(" "), down) == []
+
+
+def test_code_is_completed_behind_help() -> None:
+    code = max(entries(), key=len)
+    assert code in candidates(["help", code[:-1]], down)
+    assert candidates([code[:-1]], down) == []
 
 
 # --- in the shells
