@@ -274,7 +274,7 @@ class RollingNamespaceRPCInterface(ListenerMethods):
                 Fault.REFUSED,
                 "%d requests wait for the listener already. Fix: ask again in %g s; if it stays so, see "
                 "supervisorctl tail %s stderr" % (len(self.mailbox.requests), ANSWER_TIMEOUT, self._listener.name()),
-                "listener.no_answer",
+                page="listener.no_answer",
             )
         user, client = client_identity()
         identity = {"user": user, "client": client, "began": self.wall()}
@@ -302,7 +302,9 @@ class RollingNamespaceRPCInterface(ListenerMethods):
         if asked.state == "asked":
             return self._not_yet(asked)
         if asked.state == "gone":
-            raise RollingFault(Fault.REFUSED, "the group %s was removed from supervisord" % group, "rollout.removed")
+            raise RollingFault(
+                Fault.REFUSED, "the group %s was removed from supervisord" % group, page="rollout.removed"
+            )
         if asked.state == "refused":
             raise RollingFault(asked.code, asked.text)
         if asked.state == "answered":
@@ -327,7 +329,7 @@ class RollingNamespaceRPCInterface(ListenerMethods):
             Fault.LISTENER_DOWN,
             "the listener did not answer within %g s%s: see its log (supervisorctl tail %s stderr)"
             % (ANSWER_TIMEOUT, again if uptime < ANSWER_TIMEOUT / 2 else "", self._listener.name()),
-            "listener.no_answer",
+            page="listener.no_answer",
         )
 
     def _end_of(self, group: str) -> Callable[[int], Any]:
@@ -357,13 +359,13 @@ class RollingNamespaceRPCInterface(ListenerMethods):
         rollout = self.mailbox.rollouts.get(group)
         if rollout is None:
             raise RollingFault(
-                Fault.ROLLOUT_FAILED, "the group %s was removed from supervisord" % group, "rollout.removed"
+                Fault.ROLLOUT_FAILED, "the group %s was removed from supervisord" % group, page="rollout.removed"
             )
         if rollout.id != number:
             raise RollingFault(
                 Fault.ROLLOUT_FAILED,
                 "rollout %d has ended, and rollout %d has started" % (number, rollout.id),
-                "rollout.unknown",
+                page="rollout.unknown",
             )
         if rollout.status is Status.RUNNING:
             return NOT_DONE_YET
@@ -379,7 +381,7 @@ class RollingNamespaceRPCInterface(ListenerMethods):
         if not self.mailbox.flag(group, **flags):
             rollout, hint = self.mailbox.rollouts.get(group), ""
             if rollout is not None and rollout.status is Status.RUNNING:
-                raise RollingFault(Fault.REFUSED, ABORTING % (group, group), "rollout.in_progress")
+                raise RollingFault(Fault.REFUSED, ABORTING % (group, group), page="rollout.in_progress")
             if rollout is not None and rollout.status in RESUMABLE:
                 how = rollout.status.value
                 hint = " (the last one %s: supervisorctl rolling_resume %s continues it)" % (how, group)

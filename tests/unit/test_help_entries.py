@@ -55,6 +55,9 @@ def codes_of(tree: ast.AST) -> Iterator[str]:
             given = [] if where is None else node.args[where : where + 1]
             for value in (*given, *(one.value for one in node.keywords if one.arg in ("code", "page", "extra"))):
                 yield from texts_in(value)
+        elif isinstance(node, ast.Dict):  # of a log record
+            of_log = [value for key, value in zip(node.keys, node.values) if getattr(key, "value", "") == "code"]
+            yield from (text for value in of_log for text in texts_in(value))
         elif isinstance(node, ast.ClassDef):
             for one in node.body:
                 if isinstance(one, ast.Assign) and [getattr(to, "id", "") for to in one.targets] == ["code"]:
