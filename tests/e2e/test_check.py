@@ -106,6 +106,18 @@ def test_good_setup_has_no_finding_and_stays_untouched(group: Callable[..., Stac
     assert (report["ok"], report["findings"], report["skipped"]) == (True, [], [])
 
 
+def test_defaults_have_one_warning_about_max_fails(start: Callable[..., Stack]) -> None:
+    """A program without options, a tutorial's nginx, and the shortest rolling.yaml."""
+    stack = start(4, setup={"application": "tests.support.light_app", "peer": "", "balance": ""})
+    wait_running(stack)
+    policy = {"groups": {"app": {"balancer": {"nginx": str(stack.nginx_conf)}}}}  # which no nginx -T prints here
+    (stack.directory / "rolling.yaml").write_text(yaml.safe_dump(policy), encoding="utf-8")
+    report = checked(stack)
+    assert (report["ok"], len(report["findings"]), report["skipped"]) == (True, 1, []), report
+    (finding,) = report["findings"]
+    assert finding["fix"].startswith("set max_fails=0 at each server of the upstream: saves 11 s for each process")
+
+
 def test_the_examples_have_no_finding(group: Callable[..., Stack]) -> None:
     """conf/nginx.conf and conf/haproxy.cfg, beside eight processes."""
     conf = Path(__file__).resolve().parents[2] / "conf" / "nginx.conf"
