@@ -18,6 +18,7 @@ from tests.benchmarks.results import Latencies, Result
 from tests.benchmarks.watching import ProcessTime, busy, heaviest, least, lives
 from tests.support.load import Answer
 from tests.support.site.life import LEAVING, UP, Note
+from tests.support.stack import ROOT
 
 STARTSECS = 1.0
 BEGAN = 1000.0
@@ -246,22 +247,12 @@ def test_picture_has_a_bar_for_each_restart():
     assert "3 failed · 0 cold · p99 10 → 11 ms · 7 of 8" in words
 
 
-# --- the README
+# --- what is published
 
 
-def test_readme_shows_the_published_results():
-    is_published = publish.FOLDER.exists()
-    readme = publish.README.read_text(encoding="utf-8")
-    assert ("docs/benchmark/rollouts.svg" in readme) == is_published
-    if is_published:
-        assert publish.published(readme, publish.table_of(publish.FOLDER)) == readme
-
-
-def test_publishing_changes_the_part_between_the_comments_alone():
-    readme = f"before\n{publish.BEGIN}\nold table\n\n{publish.END}\nafter\n"
-    once = publish.published(readme, "8 processes\n\nsteady  0\n")
-    assert once.startswith(f"before\n{publish.BEGIN}\n.. image:: docs/benchmark/rollouts.svg\n")
-    assert once.endswith(f"::\n\n    8 processes\n\n    steady  0\n\n{publish.END}\nafter\n")
-    assert publish.published(once, "8 processes\n\nsteady  0\n") == once
-    with pytest.raises(ValueError, match="needs the lines"):
-        publish.published("no place", "")
+def test_readme_and_site_show_the_published_results() -> None:
+    assert "docs/benchmark/rollouts.svg" in (ROOT / "README.rst").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "benchmarks.rst").read_text(encoding="utf-8")
+    assert all(f":: benchmark/rollouts{ending}" in page for ending in (".svg", ".txt"))
+    stored = publish.FOLDER / "rollouts.json"
+    assert results.table(results.load(stored)) == stored.with_suffix(".txt").read_text(encoding="utf-8")
