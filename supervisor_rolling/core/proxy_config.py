@@ -119,6 +119,20 @@ def _haproxy(files: Files, ports: Collection[int]) -> Iterator[Proxy]:
         yield from section.proxies(ports)
 
 
+def haproxy_gate(files: Files, ports: Collection[int]) -> tuple[str, ...]:
+    """What ``gate: {backend: haproxy}`` needs: the path of the stats socket with level admin, and the backend that has
+    a server with one of these ports. Empty where there is not both."""
+    socket = backend = section = ""
+    for _, words in _lines(files):
+        if words[0] in _HAPROXY_SECTIONS:
+            section = words[1] if words[0] in ("backend", "listen") and len(words) > 1 else ""
+        elif words[:2] == ["stats", "socket"] and " level admin" in " ".join(words) and words[2].startswith("/"):
+            socket = words[2]
+        elif words[0] == "server" and section and any(_matches(" ".join(words[2:3]), ports)):
+            backend = section
+    return (socket, backend) if socket and backend else ()
+
+
 def _checks_for(words: Sequence[str]) -> float:
     """Seconds of the ``rise`` checks that a server has to pass once it counted as dead."""
     if "check" not in words:

@@ -23,6 +23,7 @@ class InspectedGroup:
     root_status: int = 0  # of GET / at a process; 0: no HTTP
     balancer: str = ""  # the load balancer that was read, and from which file
     nginx: str = ""  # the file of an nginx that was not started with its default one
+    haproxy: tuple[str, ...] = ()  # the socket and the backend with which HAProxy drains it; empty: it cannot
     findings: tuple[Finding, ...] = ()  # in the load balancer's configuration
 
 

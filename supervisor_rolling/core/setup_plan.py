@@ -109,13 +109,14 @@ def make_plan(host: Host, found: Inspection | None, wanted: Sequence[str]) -> Pl
         problems.append(_NONE_FITS + "\n".join(f"  {group.name}: {unfit(group)}" for group in found.groups))
     chosen = [group for group in fitting if not wanted or group.name in wanted]
     new = [group for group in chosen if group.name not in found.policy_groups]
-    files = [*_sections_change(host, problems), *_policy_change(host, new, problems)]
+    gate = _haproxy_gate(found, new)
+    files = [*_sections_change(host, problems), *_policy_change(host, new, gate, problems)]
     if found.policy_problem and not new:
         problems.append(with_see(found.policy_problem, "setup.changed"))
     return Plan(
         files=tuple(files) if not problems else (),
-        seen=tuple(_seen(host, found, chosen)),
-        advice=tuple(_advice(host, found, chosen, wanted)),
+        seen=tuple(_seen(host, found, chosen, bool(gate))),
+        advice=tuple(_advice(host, found, chosen, bool(gate))),
         problems=tuple(problems),
         groups=tuple(dict.fromkeys([*found.policy_groups, *(group.name for group in chosen)])),
     )
@@ -232,13 +233,22 @@ def sections_text(host: Host) -> str:
     return "\n".join(f"[{name}]\n" + "".join(f"{k} = {v}\n" for k, v in those.items()) for name, those in parts)
 
 
-def _policy_change(host: Host, new: Sequence[InspectedGroup], problems: list[str]) -> Iterator[FileChange]:
+def _haproxy_gate(found: Inspection, new: Sequence[InspectedGroup]) -> str:
+    """The key ``gate`` where nothing can close a port and HAProxy can drain the only group, which needs no rights."""
+    if found.gate or found.policy_groups or len(new) != 1 or not new[0].haproxy:
+        return ""
+    socket, backend = new[0].haproxy
+    keys = f"  socket: {_in_quotes(socket)}\n  backend_name: {_in_quotes(backend)}\n"
+    return f"# No port can be closed here, so HAProxy drains its servers.\ngate:\n  backend: haproxy\n{keys}\n"
+
+
+def _policy_change(host: Host, new: Sequence[InspectedGroup], gate: str, problems: list[str]) -> Iterator[FileChange]:
     if not new:
         return
     path = policy_path(host)
     before = host.files.get(path)
     added = "".join(map(_group_text, new))
-    text = signed(_POLICY_HEAD + added, "#") if before is None else _with_groups(before, added)
+    text = signed(f"{_POLICY_HEAD}{gate}groups:\n{added}", "#") if before is None else _with_groups(before, added)
     if text:
         yield FileChange(path, text, before)
     else:
@@ -262,7 +272,7 @@ def _with_groups(text: str, added: str) -> str:
     return text + signed("".join(f"{indent}{line[2:]}\n" for line in added.splitlines()), "#")
 
 
-_POLICY_HEAD = "# Every key and its default: echo_rolling_conf yaml\n\ngroups:\n"
+_POLICY_HEAD = "# Every key and its default: echo_rolling_conf yaml\n\n"
 
 
 def _group_text(group: InspectedGroup) -> str:
@@ -303,9 +313,13 @@ def _in_the_way(path: str, what: str, lines: str) -> str:
 # --- what the operator reads
 
 
-def _seen(host: Host, found: Inspection, chosen: Sequence[InspectedGroup]) -> Iterator[str]:
+def _why(found: Inspection) -> str:
+    return "" if found.gate else f": {found.gate_problem}"
+
+
+def _seen(host: Host, found: Inspection, chosen: Sequence[InspectedGroup], has_haproxy: bool) -> Iterator[str]:
     yield f"supervisord: pid {host.pid}, user {host.user}, {host.main_file}, {host.python}: it can import the plugin"
-    yield f"gate: {found.gate}" if found.gate else f"gate: none: {found.gate_problem}"
+    yield f"gate: {found.gate or 'haproxy, because no port can be closed' * has_haproxy or 'none'}{_why(found)}"
     for group in chosen:
         ports = sorted(port for those in group.ports.values() for port in those)
         ready = f", {group.ready} answers 200" if group.ready else ""
@@ -317,17 +331,18 @@ def _seen(host: Host, found: Inspection, chosen: Sequence[InspectedGroup]) -> It
             yield f"left out: {group.name}: {unfit(group)}"
 
 
-def _advice(host: Host, found: Inspection, chosen: Sequence[InspectedGroup], wanted: Sequence[str]) -> Iterator[str]:
+def _advice(host: Host, found: Inspection, chosen: Sequence[InspectedGroup], has_haproxy: bool) -> Iterator[str]:
     if lines := missing_include(host):
         path = place_of_sections(host.main_file, host.includes).path
         what = "add these lines" if host.includes is None else "change the line files of [include]"
         yield f"{with_see(f'{host.main_file} does not read {path}. Fix: {what}', 'setup.include')}\n{lines}"
-    if not found.gate:
+    if not found.gate and not has_haproxy:
         yield with_see("no port can be closed until one of the gates works, and rollouts are refused", "setup.gate")
     if CTLPLUGIN in host.sections and host.ctl_problem:
         yield with_see(host.ctl_problem, "setup.ctlplugin")
     for group in chosen:
-        for finding in group.findings:
+        # With the gate haproxy it makes no difference what HAProxy does with a closed port.
+        for finding in () if has_haproxy else group.findings:
             fix = f". Fix: {finding.fix}" if finding.fix else ""
             text = f"{finding.severity.value}: {finding.code}: {finding.where}: {finding.text}{fix}"
             yield with_see(text, finding.code)

@@ -20,7 +20,7 @@ from supervisor_rolling.core.endpoint import Endpoints, tcp
 from supervisor_rolling.core.errors import ConfigError, GateError, SocketsError
 from supervisor_rolling.core.policy import BalancerPolicy, Config, GatePolicy, Policy, PortRule
 from supervisor_rolling.core.preflight_report import Finding
-from supervisor_rolling.core.proxy_config import NGINX
+from supervisor_rolling.core.proxy_config import NGINX, haproxy_gate
 from supervisor_rolling.core.setup_facts import InspectedGroup, Inspection
 from supervisor_rolling.core.setup_plan import unfit
 from supervisor_rolling.core.share import limit_for
@@ -147,7 +147,14 @@ def _with_balancer(group: InspectedGroup) -> InspectedGroup:
             if there.nginx and there.nginx.servers:
                 facts, policy, group = there, named, replace(group, nginx=nginx_file)
                 break
-    return replace(group, balancer=_source(facts), findings=tuple(_findings(facts, policy, endpoints)))
+    ports = {port for those in group.ports.values() for port in those}
+    proxies = [haproxy_gate(one.files, ports) for one in facts.clients.clients if one.name == "haproxy"]
+    return replace(
+        group,
+        balancer=_source(facts),
+        haproxy=max(proxies, default=()),
+        findings=tuple(_findings(facts, policy, endpoints)),
+    )
 
 
 def _read_balancers(policy: Policy, endpoints: Endpoints) -> tuple[LoadBalancerFacts, Policy]:

@@ -10,7 +10,7 @@ import pytest
 from supervisor_rolling.core.checks.clients import findings, group_clients, unread
 from supervisor_rolling.core.policy import BalancerPolicy, DrainPolicy, Policy, PortRule
 from supervisor_rolling.core.port_use import Client
-from supervisor_rolling.core.proxy_config import Proxy, read
+from supervisor_rolling.core.proxy_config import Proxy, haproxy_gate, read
 
 PORTS = frozenset({8000, 8001})
 POLICY = Policy("app", PortRule(), min_ready_seconds=10.0)
@@ -82,6 +82,20 @@ def test_haproxy_is_unavailable_for_rise_checks(server: str, seconds: float):
     found = of("haproxy", DEFAULTS.format("option redispatch", "", server))
     assert found
     assert found.unavailable_for == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    ("text", "gate"),
+    [
+        ("global\n stats socket /run/h.sock mode 600 level admin\nbackend web\n server a 127.0.0.1:8000", "web"),
+        ("global\n stats socket /run/h.sock level admin\nlisten x\n server a :8000\nbackend web\n server a :9", "x"),
+        ("global\n stats socket /run/h.sock level user\nbackend web\n server a 127.0.0.1:8000", ""),
+        ("global\n stats socket ipv4@127.0.0.1:99 level admin\nbackend web\n server a 127.0.0.1:8000", ""),
+        ("global\n stats socket /run/h.sock level admin\nbackend web\n server a 10.0.0.9:8000", ""),
+    ],
+)
+def test_haproxy_gate_needs_admin_socket_and_backend(text: str, gate: str):
+    assert haproxy_gate([("haproxy.cfg", text)], [8000]) == (("/run/h.sock", gate) if gate else ())
 
 
 def test_haproxy_sections_have_their_own_defaults():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 
 from supervisor_rolling import skel
+from supervisor_rolling.codec import dump, load
 from supervisor_rolling.core.errors import ConfigError
 from supervisor_rolling.core.preflight_report import Finding
 from supervisor_rolling.core.setup_facts import (
@@ -135,6 +137,17 @@ def test_other_file_of_nginx_is_named() -> None:
     group = replace(APP, nginx="/srv/it's/nginx.conf")
     text = make_plan(HOST, replace(SEEN, groups=(group,)), []).files[1].text
     assert config.parse(text.encode(), POLICY).groups["app"].balancer.nginx == group.nginx
+
+
+def test_without_rights_haproxy_drains_the_group() -> None:
+    found = Finding("balancer.keepalive", "haproxy.cfg:3", "keeps connections", "")
+    group = replace(APP, haproxy=("/run/haproxy/admin.sock", "web"), findings=(found,))
+    seen = replace(SEEN, gate="", gate_problem="no rights", groups=(group,))
+    plan = make_plan(HOST, seen, [])
+    gate = config.parse(plan.files[1].text.encode(), POLICY).gate
+    assert (gate.backend, gate.socket, gate.backend_name, plan.advice) == ("haproxy", *group.haproxy, ())
+    assert "gate: haproxy, because no port can be closed: no rights" in plan.seen
+    assert "gate:" not in make_plan(HOST, replace(seen, gate="nftables"), []).files[1].text
 
 
 # --- where
@@ -295,3 +308,9 @@ def test_text_that_the_listener_cannot_read_is_refused() -> None:
     assert verified(plan, POLICY, ["app"], "") == plan
     assert "rolling.yaml:2: bad" in verified(plan, POLICY, [], "rolling.yaml:2: bad").problems[0]
     assert verified(plan, POLICY, ["app", "x"], "").files == ()
+
+
+def test_inspection_is_sent_as_json() -> None:
+    group = replace(APP, haproxy=("/run/h.sock", "web"), unix={"app-0": ("/run/x",)}, problem="ü")
+    seen = replace(SEEN, groups=(group,))
+    assert load(Inspection, json.loads(dump(seen))) == seen
