@@ -6,14 +6,17 @@ import ast
 import functools
 import inspect
 import re
+import textwrap
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import supervisor.options
+import yaml
 
 from supervisor_rolling.help import entries
+from supervisor_rolling.listener.config.parser import parse
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "supervisor_rolling"
@@ -176,3 +179,21 @@ def test_commands_that_name_an_entry_lead_there() -> None:
     texts = [*(page.read_text(encoding="utf-8") for page in pages), printed()]
     named = {code for text in texts for code in re.findall(r"supervisor_rolling help ([a-z_.]+[a-z])", text)}
     assert sorted(named - set(entries()) - {"codes"}) == []
+
+
+# --- remedies
+
+
+def remedies(language: str) -> list[tuple[str, str]]:
+    """The blocks of a language in the entries, each with its code."""
+    block = re.compile(rf"^( *)\.\. code-block:: {language}\n\n((?:\1 +.*\n|\n)+)", re.MULTILINE)
+    texts = {code: "\n".join([*lines, ""]) for code, lines in entries().items()}
+    return [(code, textwrap.dedent(found[2])) for code, text in texts.items() for found in block.finditer(text)]
+
+
+@pytest.mark.parametrize(("code", "text"), remedies("yaml"))
+def test_yaml_of_an_entry_is_valid(code: str, text: str) -> None:
+    written = {"groups": {"app": {}}, **yaml.safe_load(text)}
+    groups = {name: {"ports": "auto", **policy} for name, policy in written["groups"].items()}
+    config = parse(yaml.safe_dump({**written, "groups": groups}), f"{code}.yaml")
+    assert not config.invalid
