@@ -55,6 +55,8 @@ def installed(bare: Fleet) -> Played:
 def fleet(bare: Fleet, installed: Played) -> Iterator[Fleet]:
     """The fleet with the plugin everywhere, warm and open; whatever a test has deployed is taken back."""
     assert installed.status == DONE, installed.output
+    if not (bare.members[0].stack.directory / "rolling.yaml").exists():  # a test has uninstalled it
+        bare.play("install.yml", "--limit", CANARY)
     for member in bare.members:
         look.wait_open(member.stack)
     yield bare
@@ -174,7 +176,11 @@ def test_sections_of_the_role_are_those_of_conf(parts: list[str]) -> None:
     example = configparser.RawConfigParser(inline_comment_prefixes=(";",))
     example.read(ROOT / "conf" / "supervisord.conf")
     template = jinja2.Template((ROLE / "templates" / "sections.ini.j2").read_text(encoding="utf-8"))
-    text = template.render(rolling_sections=parts, rolling_venv="/opt/x", rolling_yaml="/etc/supervisor/rolling.yaml")
+    text = template.render(
+        rolling_sections=parts,
+        rolling_listener="/opt/x/bin/supervisor_rolling_listener",
+        rolling_yaml="/etc/supervisor/rolling.yaml",
+    )
     sections = configparser.RawConfigParser()
     sections.read_string(text.replace("/opt/x/bin/", ""))
     selected = {name: ("client" if name.startswith("ctlplugin") else "server") for name in SECTIONS}
@@ -353,3 +359,18 @@ def test_example_inventory_uses_only_known_variables() -> None:
     used = yaml.safe_load((PLAYBOOKS / "inventory.yml").read_text(encoding="utf-8"))["app"]["vars"]
     known = yaml.safe_load((ROLE / "defaults" / "main.yml").read_text(encoding="utf-8"))
     assert set(used) <= set(known)
+
+
+# --- the end
+
+
+def test_uninstall_keeps_programs_and_leaves_no_file(fleet: Fleet) -> None:
+    member = fleet.members[0]
+    before = fleet.pids()
+    assert changed(fleet.play("uninstall.yml", "--limit", CANARY)) == 4  # the sections, the listener, the file, pip
+    assert fleet.pids() == before
+    with member.host.there():
+        assert look.rules() == []
+    left = [*fleet.venv.glob("lib/python*/site-packages/supervisor_rolling*"), *fleet.venv.glob("*.whl")]
+    assert [*left, *member.stack.directory.glob("rolling.yaml")] == []
+    assert "rolling" not in member.stack.ctl("status").stdout
