@@ -297,3 +297,5 @@ class Config:
     history: HistoryPolicy = HistoryPolicy()
     metrics: MetricsPolicy = MetricsPolicy()
     invalid: Annotated[Mapping[str, str], NOT_A_KEY] = field(default_factory=dict)  # by group: a problem a line
+    #: By group, where it begins: ``file:line``.
+    places: Annotated[Mapping[str, str], NOT_A_KEY] = field(default_factory=dict, compare=False)

@@ -20,8 +20,8 @@ from supervisor_rolling.ctl.usage import group_of, name_of
 View = Mapping[str, Any]
 
 NO_LISTENER_TEXT = (
-    "The listener is not running: rollouts are stalled, and closed ports reopen when their lease expires "
-    "(30 s; HAProxy has none). Fix: {fix}. See: supervisor_rolling help listener.down"
+    "The listener is not running: rollouts are stalled, and closed ports reopen, at the latest when their lease "
+    "expires (30 s; HAProxy has none). Fix: {fix}. See: supervisor_rolling help listener.down"
 )
 INVALID = (
     "rolling.yaml is invalid: {problem}. Every problem: supervisorctl rolling_check {group}. "

@@ -251,7 +251,11 @@ def rollout_for(request: Request, draft: Draft, group: _Group) -> Rollout:
     there is none to make."""
     policy, processes = draft.config.groups[request.group], group.observed.processes
     failed = kept_closed(group.previous, group.guard_state)
-    rollout = begin(group.number, policy, draft.config.gate, group.observed, draft.endpoints, failed)
+    try:
+        rollout = begin(group.number, policy, draft.config.gate, group.observed, draft.endpoints, failed)
+    except ConfigError as error:
+        place = draft.config.places.get(request.group)
+        raise ConfigError(f"{place}: {error}" if place else str(error), error.code) from None
     if request.kind == "resume":
         rollout = _resumed(rollout, group.previous, processes)
     if request.max_unavailable:

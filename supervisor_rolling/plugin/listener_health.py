@@ -18,7 +18,9 @@ HEARTBEAT = 15.0
 
 RESTARTING = (ProcessStates.EXITED, ProcessStates.BACKOFF, ProcessStates.STARTING)
 
-STALLED = "rollouts are stalled, and closed ports reopen when their lease expires (30 s; HAProxy has none)"
+STALLED = (
+    "rollouts are stalled, and closed ports reopen, at the latest when their lease expires (30 s; HAProxy has none)"
+)
 
 ADD_LISTENER = (
     "no event listener gets ROLLING_REQUEST: add [eventlistener:rolling] to supervisord.conf, or that word to its "

@@ -46,6 +46,9 @@ MAX_PROBLEM = 1000
 """Characters of what is wrong with rolling.yaml."""
 
 BUSY = "a rollout of %s is already running: %s. Fix: wait until it has ended: supervisorctl rolling_status %s"
+NOT_PAUSED = (
+    "rollout %d of %s is running and is not paused: nothing to resume. To see it: supervisorctl rolling_status %s"
+)
 ABORTING = "%s: the rollout is being aborted. Fix: wait until it has ended, then supervisorctl rolling_resume %s"
 
 _mailboxes: weakref.WeakKeyDictionary[Any, Mailbox] = weakref.WeakKeyDictionary()
@@ -137,6 +140,8 @@ class RollingNamespaceRPCInterface(ListenerMethods):
         if rollout is not None and rollout.status in RESUMABLE:
             self._check_free(group)
             return self._ask("resume", group, wait, by=rollout.by)
+        if rollout is not None and not rollout.paused and not rollout.aborting:
+            raise RollingFault(Fault.ROLLOUT_IN_PROGRESS, NOT_PAUSED % (rollout.id, group, group))
         answer = self._flag(group, "to resume", paused=False)
         end = self._end_of(group)
         return self._deferred("resume", lambda: end(answer["id"])) if wait else answer
@@ -347,8 +352,8 @@ class RollingNamespaceRPCInterface(ListenerMethods):
             if self.clock() - gone_since >= LISTENER_GONE_AFTER:
                 raise RollingFault(
                     Fault.LISTENER_DOWN,
-                    "the listener has not answered for %g s: rollout %d of %s is stalled, and its closed ports reopen "
-                    "when their lease expires. Fix: supervisorctl restart %s; the rollout continues then"
+                    "the listener has not answered for %g s: rollout %d of %s is stalled, and its closed ports reopen, "
+                    "at the latest when their lease expires. Fix: supervisorctl restart %s; the rollout continues then"
                     % (LISTENER_GONE_AFTER, number, group, self._listener.name()),
                 )
             return NOT_DONE_YET

@@ -973,6 +973,17 @@ def refusal_of_other_policy(world: World) -> tuple[int, str]:
     return request.code, request.text
 
 
+def test_process_without_port_names_place_of_group():
+    world = World(2)
+    config = replace(world.config, groups={"app": replace(world.policy, ports=PortRule())}, places={"app": "r.yaml:3"})
+    reconciler = world.reconciler()
+    world.load_config = lambda: config
+    request = world.ask()
+    reconciler.reconcile()
+    assert request.text.startswith("r.yaml:3: groups.app.ports finds no port for app-1, app-2. Fix: correct ")
+    assert request.text.endswith("See: supervisor_rolling help config.ports")
+
+
 def test_shared_port_names_both_processes():
     world = World(3, fast_policy(ports=PortRule(by_name={"app-1": (8001,), "app-2": (8002,), "app-3": (8001,)})))
     code, text = refusal(world)

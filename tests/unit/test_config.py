@@ -833,3 +833,8 @@ def test_any_ports_give_a_regex_or_a_problem(pattern: str) -> None:
     with contextlib.suppress(ConfigError):
         for found in parse(text, "f").groups.values():
             assert isinstance(ports_for(found.ports, "app-8000"), tuple)
+
+
+def test_place_of_each_group_is_known() -> None:
+    text = "gate: {}\ngroups:\n  app: {ports: auto}\n  web:\n    ports: auto\n"
+    assert parse(text, "rolling.yaml").places == {"app": "rolling.yaml:3", "web": "rolling.yaml:4"}

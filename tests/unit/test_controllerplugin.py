@@ -767,8 +767,8 @@ def test_missing_listener_is_the_first_line_of_status(ctl: Controller, line: str
     ctl.server.answers["getListener"] = lambda *_: {**LISTENER, "running": False, "fix": "supervisorctl start g:n"}
     ctl.run(line)
     assert ctl.printed.splitlines()[0] == (
-        "The listener is not running: rollouts are stalled, and closed ports reopen when their lease expires "
-        f"(30 s; HAProxy has none). Fix: supervisorctl start g:n. {SEE} listener.down"
+        "The listener is not running: rollouts are stalled, and closed ports reopen, at the latest when their lease "
+        f"expires (30 s; HAProxy has none). Fix: supervisorctl start g:n. {SEE} listener.down"
     )
     assert ctl.printed.count("The listener is not running") == 1
 

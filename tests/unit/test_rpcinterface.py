@@ -554,6 +554,14 @@ def test_pause_and_resume_set_the_flag_and_ring(rolling: Any, notified: list[Any
     assert len(notified) == 2
 
 
+def test_resume_of_unpaused_rollout_is_refused(rolling: Any, notified: list[Any]):
+    begin(rolling)
+    notified.clear()
+    fault = fault_of(rolling.resume, "app")
+    assert (fault.code, notified) == (Fault.ROLLOUT_IN_PROGRESS, [])
+    assert "rollout 1 of app is running and is not paused: nothing to resume" in fault.text
+
+
 @pytest.mark.parametrize("method", ["pause", "resume"])
 def test_pause_and_resume_are_refused_while_aborting(rolling: Any, method: str):
     begin(rolling)
@@ -845,6 +853,7 @@ def test_wait_ends_when_listener_is_gone(rolling: Any, supervisord: DummySupervi
         rolling.listenerRecord(rolling.mailbox.key, "app", 0, dump(a_rollout(1)), request["id"])
     else:
         begin(rolling)
+        rolling.pause("app")
         waiting = rolling.resume("app", True)
     listener_is(supervisord, ProcessStates.FATAL)
     assert waiting() is NOT_DONE_YET
@@ -853,12 +862,15 @@ def test_wait_ends_when_listener_is_gone(rolling: Any, supervisord: DummySupervi
     rolling.clock.now += 0.1
     fault = fault_of(waiting)
     assert fault.code == Fault.LISTENER_DOWN
-    assert "rollout 1 of app is stalled, and its closed ports reopen when their lease expires" in fault.text
+    assert (
+        "rollout 1 of app is stalled, and its closed ports reopen, at the latest when their lease expires" in fault.text
+    )
     assert "Fix: supervisorctl restart rolling; the rollout continues then" in fault.text
 
 
 def test_hanging_listener_is_reported_with_fix(rolling: Any):
     begin(rolling)
+    rolling.pause("app")
     waiting = rolling.resume("app", True)
     rolling.clock.now += LISTENER_GONE_AFTER
     assert waiting() is NOT_DONE_YET
@@ -869,6 +881,7 @@ def test_hanging_listener_is_reported_with_fix(rolling: Any):
 
 def test_listener_back_in_time_ends_no_wait(rolling: Any, supervisord: DummySupervisor):
     begin(rolling)
+    rolling.pause("app")
     waiting, listener = rolling.resume("app", True), supervisord.process_groups["rolling"].processes["rolling"]
     for _ in range(3):
         listener_is(supervisord, ProcessStates.STOPPED)

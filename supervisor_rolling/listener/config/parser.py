@@ -19,6 +19,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Callable
 
+import yaml
+
 from supervisor_rolling.core.errors import ConfigError
 from supervisor_rolling.core.policy import (
     MAX_PORT,
@@ -92,7 +94,16 @@ def parse(data: str | bytes, file: str) -> Config:
     for problem in of_groups:
         by_group.setdefault(str(problem.path[1]), []).append(problem.text)
     groups = {name: policy for name, policy in config.groups.items() if name not in by_group}
-    return dataclasses.replace(config, groups=groups, invalid={name: "\n".join(by_group[name]) for name in by_group})
+    invalid = {name: "\n".join(problems) for name, problems in by_group.items()}
+    return dataclasses.replace(config, groups=groups, invalid=invalid, places=_places(root))
+
+
+def _places(root: Entry) -> dict[str, str]:
+    """Where each group begins, as ``file:line``. One that a merge key brings in has none."""
+    sections = root.node.value if isinstance(root.node, yaml.MappingNode) else []
+    of_groups = [value for key, value in sections if key.value == "groups" and isinstance(value, yaml.MappingNode)]
+    keys = [key for value in of_groups for key, _ in value.value]
+    return {str(key.value): f"{root.document.file}:{key.start_mark.line + 1}" for key in keys}
 
 
 # --- from a type to its reader
