@@ -169,7 +169,7 @@ def _run(*command: str) -> subprocess.CompletedProcess[str]:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise UnreadableError(f"{' '.join(command)} did not end within {NGINX_TIMEOUT:g} s") from None
+        raise UnreadableError(f"{' '.join(command)} did not end within {NGINX_TIMEOUT:g} s. Fix: {_SET_FILE}") from None
     except OSError as error:
         raise UnreadableError(f"{' '.join(command)}: {error}") from None
     if done.returncode:

@@ -91,7 +91,7 @@ class PacketSniffer:
             self._close()
             if not self._has_warned:
                 log.warning(
-                    "cannot see requests on keep-alive connections, so drain.keepalive: refuse refuses nothing: %s. "
+                    "cannot see requests on keep-alive connections, so drain.keepalive: refuse has no effect: %s. "
                     "Fix: give the listener CAP_NET_RAW (and the kernel CONFIG_PACKET)",
                     error,
                     extra={"code": "drain.sniffer"},

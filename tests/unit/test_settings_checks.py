@@ -279,7 +279,7 @@ def test_trap_for_another_signal_is_an_error() -> None:
 def test_unknown_effect_of_stopsignal_is_a_warning(wrapper: Wrapper, signal: str) -> None:
     (finding,) = found_of(wrapper, signal)
     assert (finding.code, finding.is_error) == ("supervisor.stopasgroup", False)
-    assert f"whether SIG{signal or 'TERM'} reaches the application cannot be seen" in finding.text
+    assert f"Whether SIG{signal or 'TERM'} reaches the application cannot be seen" in finding.text
 
 
 def test_trap_for_default_signal_suffices_if_unknown() -> None:

@@ -36,7 +36,11 @@ class Balancer:
     @property
     def sends(self) -> str:
         """The beginning of a finding."""
-        what = "sends requests to the group" if self.is_certain else "has a server with a port of the group elsewhere"
+        what = (
+            "sends requests to the group"
+            if self.is_certain
+            else "has a server on another host with a port of the group"
+        )
         return f"{self.program.title} {what}"
 
 

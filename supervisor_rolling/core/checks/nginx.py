@@ -189,8 +189,8 @@ def _unavailable(group: GroupInNginx, policy: Policy, limit: int) -> Iterator[Fi
         "nginx.max_fails",
         server.where,
         f"nginx sends nothing to a process for up to {seconds:g} s after it refused a connection "
-        f"({_parameters(server)}), and the rollout continues after min_ready_seconds: {policy.min_ready_seconds:g}: it "
-        "closes the next ports before the last ones get requests again, in a small group until none is left",
+        f"({_parameters(server)}), and the rollout waits for min_ready_seconds: {policy.min_ready_seconds:g}. So it "
+        "closes the next ports before the last ones get requests again; in a small group no process is left that does",
         "set max_fails=0 at each server of the upstream, or min_ready_seconds: auto in the policy of the group",
         error_if(policy.min_ready_seconds < server.fail_timeout and unavailable >= len(_live(upstream))),
     )

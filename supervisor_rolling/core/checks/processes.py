@@ -201,7 +201,7 @@ def _of_wrapper(where: str, wrapper: Wrapper, stopsignal: str) -> Iterator[Findi
     what = (
         f"SIG{signal} ends it, and {then}"
         if is_known
-        else f"whether SIG{signal} reaches the application cannot be seen: if it does not, {then}"
+        else f"Whether SIG{signal} reaches the application cannot be seen: if it does not, {then}"
     )
     yield Finding(
         "supervisor.stopasgroup",

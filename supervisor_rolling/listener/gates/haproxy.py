@@ -172,7 +172,8 @@ class HaproxyGate:
         if undone:
             reason = "; ".join(filter(None, answers)) or "it gives no reason"
             raise PartlyClosedError(
-                f"HAProxy did not change the state of {', '.join(sorted(undone))}: {reason}", by_endpoint(self._since)
+                f"HAProxy did not change the state of {', '.join(sorted(undone))}: {reason}. It will be tried again",
+                by_endpoint(self._since),
             )
 
 

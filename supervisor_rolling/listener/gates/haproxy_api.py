@@ -153,7 +153,8 @@ class RuntimeApi:
         if isinstance(error, ConnectionRefusedError):
             return GateError(f"HAProxy is not running: nothing listens on its socket {path}. Fix: start HAProxy")
         if isinstance(error, socket.timeout) or error.errno == errno.EAGAIN:
-            return GateError(f"HAProxy did not answer on {path} within {self._timeout:g} s")
+            text = f"HAProxy did not answer on {path} within {self._timeout:g} s. It will be tried again"
+            return GateError(f"{text}. If it stays, restart HAProxy")
         return GateError(f"HAProxy's socket {path}: {error}")
 
 
