@@ -375,14 +375,14 @@ def test_wrong_process_and_listener_settings_are_found(odd: Stack) -> None:
     those = {name: without_listener(report) for name, report in reports.items()}
     assert f"unix socket {odd.directory}/app.sock" in those["unix"]["ports.unix"]["text"]
     assert "shared-0 and shared-1 all listen on port 9100" in those["shared"]["ports.shared"]["text"]
-    assert those["deaf"].keys() == {"ports.not_listening", "refused"}
+    assert those["deaf"].keys() == {"ports.not_listening", "rollout.last_serving"}
     assert those["dead"]["process.down"]["text"].startswith("is FATAL")
-    assert those["shell"].keys() == {"supervisor.stopasgroup", "refused"}
+    assert those["shell"].keys() == {"supervisor.stopasgroup", "rollout.last_serving"}
     assert those["shell"]["supervisor.stopasgroup"]["severity"] == "error"
     for heeding in ("heeding", "usr1"):
-        assert those[heeding].keys() == {"refused"}, "a shell that hands on the signal that it gets is as it should be"
+        assert those[heeding].keys() == {"rollout.last_serving"}, "a shell that hands on a signal is right"
     assert those["hasty"].keys() == {
-        "refused",  # the only one of its group
+        "rollout.last_serving",  # the only one of its group
         "supervisor.startsecs",
         "supervisor.stopwaitsecs",
         "supervisor.autorestart",

@@ -72,7 +72,7 @@ def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> N
     [
         (("rollouts",), 2, "there is no command rollouts (the commands are: restart, status,"),
         (("help", "rollouts"), 2, "there is no command rollouts"),
-        (("-x",), 2, "ERROR: option -x not recognized. Try: supervisor_rolling -h\n"),
+        (("-x",), 2, "ERROR: option -x not recognized. Try: supervisor_rolling -h. See: "),
         (("-c", "/nowhere.conf", "status"), 2, "ERROR: could not find config file /nowhere.conf. Try: "),
         (("-s", "bla", "status"), 2, "ERROR: invalid value for -s 'bla': value 'bla' is not a URL. Try: "),
         (("-s", "ftp://x", "status"), 2, "ERROR: cannot connect to supervisord at 'ftp://x': use http:// or unix://"),
