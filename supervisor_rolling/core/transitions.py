@@ -1,8 +1,9 @@
 """Which stage can follow which, and when: tables that are enforced, and that the diagrams are made from.
 
-MEMBER is the table of a rollout's members, GUARDED that of the crash guard's processes. The diagrams in ``machine.py``,
-``guard.py`` and the README are the output of ``diagram``; a test compares them. The first entry of each row is the next
-stage when nothing goes wrong. None stands for a process that is not guarded: it is warm and open, or in a rollout.
+MEMBER is the table of a rollout's members, GUARDED that of the crash guard's processes. ``diagram`` makes the diagrams
+of the documentation, and those in ``machine.py`` and ``guard.py``, which a test compares. The first entry of each row
+is the next stage when nothing goes wrong. None stands for a process that is not guarded: it is warm and open, or in a
+rollout.
 """
 
 from __future__ import annotations

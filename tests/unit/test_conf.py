@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-import textwrap
-from configparser import RawConfigParser
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
@@ -201,20 +199,3 @@ def test_haproxy_example_fits_its_gate() -> None:
     found = config.parse(f"{gate[1]}\ngroups: {{app: {{ports: auto}}}}", "haproxy.cfg").gate
     assert f"stats socket {found.socket} mode 660 group haproxy level admin" in text
     assert f"\nbackend {found.backend_name}\n" in haproxy_text()
-
-
-def test_policy_in_the_readme_is_valid() -> None:
-    readme = (CONF.parent / "README.rst").read_text(encoding="utf-8")
-    block = readme.partition(".. code-block:: yaml\n\n")[2].partition("\nWhat the upstream")[0]
-    policy = config.parse(textwrap.dedent(block), "README.rst").groups["app"]
-    assert [request.path for request in policy.warmup.requests] == ["/", "/search?q=warm"]
-
-
-def test_sections_in_the_readme_are_those_of_conf() -> None:
-    readme = (CONF.parent / "README.rst").read_text(encoding="utf-8")
-    block = readme.partition(".. code-block:: ini\n\n")[2].partition("\nSay in")[0]
-    pasted = RawConfigParser()
-    pasted.read_string(textwrap.dedent(block))
-    example = RawConfigParser(inline_comment_prefixes=(";",))
-    example.read(CONF / "supervisord.conf")
-    assert {name: dict(pasted[name]) for name in pasted.sections()} == {n: dict(example[n]) for n in pasted.sections()}

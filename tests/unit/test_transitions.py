@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-from pathlib import Path
 
 import pytest
 
@@ -21,14 +20,13 @@ from supervisor_rolling.core.transitions import (
     enter_stage,
 )
 
-README = Path(__file__).parents[2] / "README.rst"
 SEEN = Observation(1000.0, {})
 
 
 @pytest.mark.parametrize(
     ("text", "table"),
-    [(machine.__doc__, MEMBER), (guard.__doc__, GUARDED), (README.read_text(encoding="utf-8"), MEMBER)],
-    ids=["machine", "guard", "README"],
+    [(machine.__doc__, MEMBER), (guard.__doc__, GUARDED)],
+    ids=["machine", "guard"],
 )
 def test_diagram_is_made_from_table(text: str | None, table: Table) -> None:
     assert text is not None

@@ -1,36 +1,20 @@
-"""The programs in the README do what it says, copied from there as they are."""
+"""The programs in the documentation do what it says, copied from there as they are."""
 
 from __future__ import annotations
 
-import configparser
 import doctest
-import re
 import subprocess
 import sys
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
 
-from supervisor_rolling.listener.config import parse
+from tests.support.pages import example
 from tests.support.stack import ROOT, Stack
 
 NODE_MODULES = ROOT / ".venv" / "node" / "node_modules"
 INET = "[inet_http_server]\nport = 127.0.0.1:9001\n"
-
-
-def examples(language: str) -> list[str]:
-    """The code blocks of the README in a language."""
-    text = (ROOT / "README.rst").read_text(encoding="utf-8")
-    found = re.findall(rf"^\.\. code-block:: {language}\n\n((?:    .*\n|\n)+)", text, re.MULTILINE)
-    return [textwrap.dedent(block).strip() + "\n" for block in found]
-
-
-def one_with(language: str, word: str) -> str:
-    (found,) = [block for block in examples(language) if word in block]
-    return found
 
 
 @pytest.fixture
@@ -42,14 +26,14 @@ def stack(light: Callable[..., Stack]) -> Stack:
 def test_python_client_works(stack: Stack) -> None:
     assert stack.setup.ports
     parser, runner = doctest.DocTestParser(), doctest.DocTestRunner()
-    test = parser.get_doctest(one_with("python", ">>> import xmlrpc"), {}, "README", "README.rst", 0)
+    test = parser.get_doctest(example("interfaces/xmlrpc.rst", "python", ">>> import xmlrpc"), {}, "xmlrpc", None, 0)
     assert runner.run(test) == doctest.TestResults(0, 3)
 
 
 def asked_from_node(stack: Stack) -> subprocess.CompletedProcess[str]:
     assert NODE_MODULES.is_dir(), "the package xmlrpc of npm is missing. Fix: make needs-node"
     return subprocess.run(
-        ["node", "-e", one_with("javascript", "methodCall")],
+        ["node", "-e", example("interfaces/xmlrpc.rst", "javascript", "methodCall")],
         env={**stack.environment, "NODE_PATH": str(NODE_MODULES)},
         capture_output=True,
         text=True,
@@ -71,7 +55,7 @@ def test_example_listener_runs_its_command_after_rollout(light: Callable[..., St
     sent, notify, program = tmp_path / "sent", tmp_path / "notify", tmp_path / "notifier.py"
     notify.write_text(f'#!/bin/sh\necho "$@" >> {sent}; echo this is no answer\n', encoding="utf-8")
     notify.chmod(0o755)
-    code = one_with("python", "RESULT 2")
+    code = example("interfaces/events.rst", "python", "RESULT 2")
     assert len(code.splitlines()) <= 11
     program.write_text(code.replace("/usr/local/bin/notify", str(notify)), encoding="utf-8")
     section = f"[eventlistener:notify]\ncommand={sys.executable} {program}\nevents=ROLLING_FINISHED,ROLLING_FAILED"
@@ -85,21 +69,3 @@ def test_example_listener_runs_its_command_after_rollout(light: Callable[..., St
     )
     first, second = sent.read_text(encoding="utf-8").splitlines()
     assert (first.split(), second.split()[:2]) == (["app", "done"], ["app", "aborted"])
-
-
-def test_every_policy_is_valid() -> None:
-    policies = [block for block in examples("yaml") if "groups:" in block]
-    assert len(policies) >= 2
-    for text in policies:
-        assert yaml.safe_load(text)
-        assert parse(text, "README.rst").groups["app"]
-
-
-def test_every_section_is_that_of_conf() -> None:
-    whole = configparser.RawConfigParser(inline_comment_prefixes=(";",))
-    whole.read(ROOT / "conf" / "supervisord.conf")
-    for text in examples("ini"):
-        found = configparser.RawConfigParser()
-        found.read_string(text)
-        for name in found.sections():
-            assert dict(found[name]) == dict(whole[name])
