@@ -20,7 +20,7 @@ SPHINX = $(PYTHON) -m sphinx -q -W --keep-going -n
 PROSE = docs CHANGES.rst $(wildcard supervisor_rolling/help)
 STRICT = supervisor_rolling/core supervisor_rolling/plugin supervisor_rolling/codec.py supervisor_rolling/packing.py
 
-.PHONY: help demo test two-steps soak matrix faults pools middleware endurance lint docs check bench clean packages $(NEEDS)
+.PHONY: help demo test deb deb-check two-steps soak matrix faults pools middleware endurance lint docs check bench clean packages $(NEEDS)
 .NOTPARALLEL:
 
 help:
@@ -32,6 +32,9 @@ help:
 	@echo 'make matrix     the tests on each Python that this machine has, with supervisor 4.2.5 and 4.3.0;'
 	@echo '                PAIRS="3.9/4.2.5 3.13" for some, ARGS as for the tests'
 	@echo 'make two-steps  from apt to the first rollout, in a clean chroot; ARGS="--chroot DIR" for a copy of one'
+	@echo 'make deb        the Debian package, in dist/'
+	@echo 'make deb-check  the package installed, upgraded and removed under load, in a clean chroot;'
+	@echo '                ARGS="--suite trixie", ARGS="--chroot DIR"'
 	@echo 'make soak       the long tests, for hours: those of pytest, and the four below'
 	@echo 'make faults     a hundred rollouts, the listener or the client killed in each; ARGS="--rollouts 20"'
 	@echo 'make pools      servers restarted behind a keepalive pool of nginx; ARGS="tornado --restarts 20"'
@@ -52,6 +55,13 @@ test: .venv/has-demo,test
 two-steps: .venv/has-demo,test
 	@sh tests/support/install.sh debootstrap
 	$(AS_ROOT) $(PYTHON) -m tests.support.two_steps $(ARGS)
+
+deb: .venv/has-demo
+	sh conf/debian/build.sh $(PYTHON)
+
+deb-check: .venv/has-demo,test
+	@sh tests/support/install.sh debootstrap
+	$(AS_ROOT) $(PYTHON) -m tests.support.deb $(ARGS)
 
 soak: .venv/has-demo,test $(NEEDS)
 	$(AS_ROOT) $(PYTHON) -m pytest -m soak

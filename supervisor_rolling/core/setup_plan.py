@@ -266,9 +266,9 @@ def _with_groups(text: str, added: str) -> str:
     if not any(line.startswith("groups:") for line in body):
         return text + signed(f"groups:\n{added}", "#")
     below = body[keys[-1] + 1 :]
-    if not below or body[keys[-1]].partition("#")[0].rstrip() != "groups:":
+    if body[keys[-1]].partition("#")[0].rstrip() != "groups:":
         return ""  # another key is the last one, or {…}
-    indent = below[0][: len(below[0]) - len(below[0].lstrip())]
+    indent = below[0][: len(below[0]) - len(below[0].lstrip())] if below else "  "
     return text + signed("".join(f"{indent}{line[2:]}\n" for line in added.splitlines()), "#")
 
 

@@ -40,6 +40,9 @@ _READ = (
 )
 """What the process runs, without its working directory among those that it imports from."""
 
+BUNDLED = Path(__file__).parents[1] / "bundled"
+"""Where the Debian package has crossplane: Debian has no package of it. An installed one comes first."""
+
 _NICENESS = 10
 
 _SET_FILE = "set balancer: {nginx: FILE} to nginx.conf, or to a file with what nginx -T prints where it runs"
@@ -105,6 +108,7 @@ def _read_elsewhere(path: str) -> Nginx:
 
 def main(path: str) -> None:
     """What the process does: print the configuration in JSON, or its problem in a line on standard error."""
+    sys.path.append(str(BUNDLED))
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, _NICENESS)
     try:

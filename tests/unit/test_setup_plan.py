@@ -280,6 +280,7 @@ def test_signature_tells_changes() -> None:
     [
         "# all of it is a comment",
         "gate:\n  backend: nftables\n",
+        "gate: {}\ngroups:\n",
         "groups:\n    api: {}  # mine\n    # more\n",
         "gate: {lease: 20}\ngroups: # mine\n api:\n   ports: auto",
     ],
