@@ -323,8 +323,8 @@ def _ports_by_name(entry: Entry) -> dict[str, tuple[int, ...]]:
 
 
 def _groups(entry: Entry) -> dict[str, Policy]:
-    if entry.is_a("null") or (entry.is_mapping and not entry.entries):
-        raise entry.wrong("is empty", _GROUPS_FIX)
+    if entry.is_a("null"):  # setup adds the first one
+        return {}
     return table(_SUPERVISOR_NAME, _policy, may_lack=True)(entry)
 
 
