@@ -10,6 +10,7 @@ import difflib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from supervisor_rolling.core.reason import with_see
 from supervisor_rolling.ctl.exit_status import CONNECTION_ERRORS, USAGE
 from supervisor_rolling.ctl.help_command import print_page
 from supervisor_rolling.ctl.output import Output
@@ -43,7 +44,9 @@ def extend_shell(controller: Any) -> None:
     def default(line: str) -> None:
         name = line.split()[0]
         if name.startswith(PREFIX):
-            Output(controller.stdout).print([f"ERROR: there is no command {name}{_similar(name)}"])
+            Output(controller.stdout).print(
+                [with_see(f"ERROR: there is no command {name}{_similar(name)}", "command.usage")]
+            )
             controller.exitstatus = USAGE
         elif usual_default:
             usual_default(line)

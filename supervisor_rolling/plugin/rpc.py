@@ -140,7 +140,8 @@ class RollingNamespaceRPCInterface(ListenerMethods):
         if rollout is not None and rollout.status in RESUMABLE:
             self._check_free(group)
             return self._ask("resume", group, wait, by=rollout.by)
-        if rollout is not None and not rollout.paused and not rollout.aborting:
+        is_running = rollout is not None and rollout.status is Status.RUNNING
+        if rollout is not None and is_running and not rollout.paused and not rollout.aborting:
             raise RollingFault(Fault.ROLLOUT_IN_PROGRESS, NOT_PAUSED % (rollout.id, group, group))
         answer = self._flag(group, "to resume", paused=False)
         end = self._end_of(group)

@@ -562,6 +562,12 @@ def test_resume_of_unpaused_rollout_is_refused(rolling: Any, notified: list[Any]
     assert "rollout 1 of app is running and is not paused: nothing to resume" in fault.text
 
 
+def test_resume_of_done_rollout_says_none_runs(rolling: Any):
+    version = begin(rolling)
+    rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_rollout(status=Status.DONE)), 0)
+    assert "no rollout of app is running: nothing to resume" in fault_of(rolling.resume, "app").text
+
+
 @pytest.mark.parametrize("method", ["pause", "resume"])
 def test_pause_and_resume_are_refused_while_aborting(rolling: Any, method: str):
     begin(rolling)
