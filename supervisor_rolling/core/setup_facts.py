@@ -51,17 +51,17 @@ class Section:
 class Host:
     """The running supervisord, its configuration, and the files that ``setup`` would write."""
 
-    pid: int  # of supervisord
-    user: str  # that supervisord runs as
-    is_root: bool
-    python: str  # that runs supervisord
-    plugin_problem: str  # why that Python cannot import the plugin; empty where it can
-    plugin_version: str  # that it imports
-    version: str  # of this program
-    listener: str  # the command of the listener, without arguments
-    listener_problem: str  # why the listener cannot start
     main_file: str  # supervisord.conf
     includes: tuple[str, ...] | None  # the patterns of its [include], as full paths; None: it has no [include]
+    pid: int = 0  # of supervisord; 0: it does not run
+    user: str = ""  # that supervisord runs as
+    is_root: bool = True
+    python: str = ""  # that runs supervisord
+    plugin_problem: str = ""  # why that Python cannot import the plugin; empty where it can
+    plugin_version: str = ""  # that it imports
+    version: str = ""  # of this program
+    listener: str = ""  # the command of the listener, without arguments
+    listener_problem: str = ""  # why the listener cannot start
     sections: Mapping[str, Section] = field(default_factory=dict)  # ours, by name
     files: Mapping[str, str] = field(default_factory=dict)  # texts of files that setup may write and that exist
     defaults: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # the sections that setup writes

@@ -125,4 +125,5 @@ def test_python_without_the_plugin_is_refused(tmp_path: Path) -> None:
     with host(directory, venv=str(venv), processes=2, startsecs=0) as stack:
         status, text = run(stack, "setup", "--yes")
         assert (status, files_in(stack)) == (1, [])
+        assert "Nothing to do" in run(stack, "setup", "--remove")[1]
         assert f"runs with {venv}/bin/python, which cannot import the plugin: ModuleNotFoundError" in text

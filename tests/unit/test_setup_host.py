@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from supervisor_rolling.core.setup_facts import FileChange
+from supervisor_rolling.core.setup_plan import signed
+from supervisor_rolling.ctl import program
 from supervisor_rolling.ctl.exit_status import CommandError
 from supervisor_rolling.ctl.setup import files
 from supervisor_rolling.ctl.setup.configuration import read_configuration
@@ -157,3 +159,20 @@ def test_link_stays_a_link(tmp_path: Path) -> None:
 def test_missing_directory_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match=r"cannot be written: No such file or directory"):
         files.write(FileChange(str(tmp_path / "no" / "x"), "a\n", None))
+
+
+def test_files_are_removed_where_supervisord_does_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main = configured(
+        tmp_path,
+        "[supervisord]\n[supervisorctl]\nserverurl = unix://%(here)s/no.sock\n[include]\nfiles = conf.d/*.conf\n",
+        other="[program:x]\ncommand = x\n",
+        rolling=signed("[rpcinterface:rolling]\n", ";"),
+    )
+    (tmp_path / "rolling.yaml").write_text("# mine\n" + signed("groups: {}\n", "#"), encoding="utf-8")
+    monkeypatch.setattr(program.ProgramOptions, "stdout", sys.stdout)
+    assert program.main(["-c", str(main), "setup", "--remove", "--yes"]) == 0, capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "conf.d").iterdir()] == ["other.conf"]
+    assert (tmp_path / "rolling.yaml").read_text(encoding="utf-8") == "# mine\n"
+    assert program.main(["-c", str(main), "setup", "--yes"]) == 7

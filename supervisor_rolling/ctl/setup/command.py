@@ -22,7 +22,7 @@ from supervisor_rolling.ctl.check_command import check_lines
 from supervisor_rolling.ctl.exit_status import CONNECTION_ERRORS, DONE, FAILED, CommandError
 from supervisor_rolling.ctl.session import Session
 from supervisor_rolling.ctl.setup import files
-from supervisor_rolling.ctl.setup.host import Found, look
+from supervisor_rolling.ctl.setup.host import Found, look, look_at_files
 from supervisor_rolling.ctl.setup.reload import reload
 from supervisor_rolling.ctl.setup.supervisord import ProgramError
 from supervisor_rolling.ctl.usage import UsageError, name_of
@@ -155,7 +155,7 @@ def _reload(session: Session, plan: Plan) -> list[dict[str, Any]]:
 
 
 def _remove(session: Session, options: argparse.Namespace) -> int:
-    host = look(session, only_files=True).host
+    host = look_at_files(session)
     left = {path: parts[0] for path, text in host.files.items() if (parts := split_ours(text))}
     kept = [path for path, text in host.files.items() if is_ours(text) and path not in left]
     if host.is_loaded and left:
@@ -164,7 +164,7 @@ def _remove(session: Session, options: argparse.Namespace) -> int:
     lines = [f"{path} was changed since setup wrote it, and is kept. Fix: remove it yourself" for path in kept]
     if left and not options.dry_run:
         _require_yes(session, options, f"Remove {_count(left)}?" if not any(left.values()) else "Remove this?")
-        if place_of_sections(host.main_file, host.includes).path in left:
+        if host.pid and place_of_sections(host.main_file, host.includes).path in left:
             _stop_listener(session)
         for path, rest in left.items():
             files.write(FileChange(path, rest, host.files[path])) if rest else files.remove(path)

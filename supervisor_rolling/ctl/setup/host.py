@@ -44,23 +44,48 @@ class Found:
             raise ProgramError(str(error)) from None
 
 
-def look(session: Session, only_files: bool = False) -> Found:
-    """Look at the host; ``only_files``: at supervisord's configuration alone. Raises CommandError."""
+def look(session: Session) -> Found:
+    """Look at the host. Raises CommandError."""
     process = find_supervisord(int(session.ask_supervisord("getPID")))
-    main_file = process.configuration or session.configuration
-    if not main_file:
-        raise CommandError("the configuration file of supervisord is not known. Fix: name it: -c FILE", FAILED)
+    main_file = _main_file(session, process)
     configuration = read_configuration(main_file, process.environment)
     infos = session.ask_supervisord("getAllProcessInfo")
-    plugin = {"version": __version__, "problem": "", "scripts": []} if only_files else _imported(process)
-    host = _host(session, process, main_file, configuration, infos, plugin)
+    host = _host(session, process, main_file, configuration, infos, _imported(process))
     found = Found(_with_files(host), process)
-    if only_files or host.plugin_problem:
+    if host.plugin_problem:
         return found
     try:
         return replace(found, inspection=found.inspected("", _pids(infos, configuration.pools)))
     except ProgramError as error:
         return replace(found, host=replace(found.host, listener_problem=str(error)))
+
+
+def look_at_files(session: Session) -> Host:
+    """The files that ``setup`` may have written, also where supervisord does not run: it does not start with a plugin
+    that it cannot import. Raises CommandError."""
+    try:
+        process = find_supervisord(int(session.ask_supervisord("getPID")))
+    except (FileNotFoundError, ConnectionRefusedError):
+        main_file = _main_file(session, None)
+        configuration = read_configuration(main_file, os.environ)
+        return _with_files(Host(main_file, configuration.includes, sections=configuration.sections))
+    main_file = _main_file(session, process)
+    configuration = read_configuration(main_file, process.environment)
+    host = Host(main_file, configuration.includes, process.pid, sections=configuration.sections)
+    return _with_files(replace(host, is_loaded=_is_loaded(session)))
+
+
+def _main_file(session: Session, process: Supervisord | None) -> str:
+    """The configuration of supervisord: what it was started with, or what supervisorctl reads."""
+    named = process.configuration if process else ""
+    found = next((path for path in (named, session.configuration) if path and os.path.isfile(path)), "")
+    if not found:
+        raise CommandError("the configuration file of supervisord is not known. Fix: name it: -c FILE", FAILED)
+    return os.path.abspath(found)
+
+
+def _is_loaded(session: Session) -> bool:
+    return any(name.startswith("rolling.") for name in session.ask_methods())
 
 
 def _imported(process: Supervisord) -> Mapping[str, Any]:
@@ -97,7 +122,7 @@ def _host(
             group: tuple(info["name"] for info in infos if info["group"] == group and info["pid"])
             for group in sorted(groups - configuration.pools)
         },
-        is_loaded=any(name.startswith("rolling.") for name in session.ask_methods()),
+        is_loaded=_is_loaded(session),
         ctl_problem=ctl_problem(main_file) if CTLPLUGIN in configuration.sections else "",
     )
 
