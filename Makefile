@@ -17,7 +17,7 @@ NEEDS = needs-balancers needs-browser needs-node needs-shells
 NODE_CLIENT = .venv/node/node_modules/xmlrpc
 
 SPHINX = $(PYTHON) -m sphinx -q -W --keep-going -n
-PROSE = docs CHANGES.rst $(wildcard supervisor_rolling/help)
+PROSE = docs README.rst CHANGES.rst $(wildcard supervisor_rolling/help)
 STRICT = supervisor_rolling/core supervisor_rolling/plugin supervisor_rolling/codec.py supervisor_rolling/packing.py
 
 .PHONY: help demo test deb deb-check two-steps soak matrix faults pools middleware endurance lint docs check bench clean packages $(NEEDS)
