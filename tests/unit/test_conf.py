@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from configparser import RawConfigParser
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
@@ -199,3 +200,19 @@ def test_haproxy_example_fits_its_gate() -> None:
     found = config.parse(f"{gate[1]}\ngroups: {{app: {{ports: auto}}}}", "haproxy.cfg").gate
     assert f"stats socket {found.socket} mode 660 group haproxy level admin" in text
     assert f"\nbackend {found.backend_name}\n" in haproxy_text()
+
+
+# --- the container
+
+
+@pytest.mark.parametrize("balancer", ["nginx", "haproxy"])
+def test_container_has_the_listener_of_conf(balancer: str) -> None:
+    example, there = RawConfigParser(inline_comment_prefixes=(";",)), RawConfigParser()
+    example.read(CONF / "supervisord.conf")
+    there.read([CONF / "container" / "supervisord.conf", CONF / "container" / balancer / "supervisord.conf"])
+    own = {"command", "user"}  # the program's full path, and no user
+    listeners = [dict(one["eventlistener:rolling"]) for one in (example, there)]
+    assert len({tuple(sorted((k, v) for k, v in one.items() if k not in own)) for one in listeners}) == 1
+    assert dict(there["rpcinterface:rolling"]) == dict(example["rpcinterface:rolling"])
+    text = (CONF / "container" / balancer / "rolling.yaml").read_text(encoding="utf-8")
+    assert list(config.parse(text, "rolling.yaml").groups) == ["app"]
