@@ -295,7 +295,7 @@ PROGRAMS: Mapping[str, Program] = MappingProxyType(
             "Caddy",
             "lb_retries 3, lb_try_duration 5s, lb_try_interval 10ms and fail_duration 1s in reverse_proxy",
             _caddy,
-            pool_fix="transport http { keepalive off } in reverse_proxy",
+            pool_fix="keepalive off in the block transport http of reverse_proxy",
         ),
         "varnishd": Program(
             "Varnish",

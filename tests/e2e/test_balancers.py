@@ -89,7 +89,7 @@ def test_pool_of_another_balancer_is_named_with_fix(light: Callable[..., Stack])
         done = stack.ctl("rolling_restart", "app", "--force")
     assert "error: balancer.keepalive" in checked
     assert "from Caddy at 127.0.0.1:" in done.stdout
-    assert "for Caddy: transport http { keepalive off } in reverse_proxy" in done.stdout
+    assert "for Caddy: keepalive off in the block transport http of reverse_proxy" in done.stdout
 
 
 def test_operator_vouches_for_unreadable_balancer(light: Callable[..., Stack]):

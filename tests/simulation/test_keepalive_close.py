@@ -105,6 +105,6 @@ def test_peer_that_ignores_http_1_0_stops_the_rollout() -> None:
     rollout = world.rollout()
     assert (rollout.status, world.lost) == (Status.FAILED, 0)
     assert "connections that an HTTP/1.0 answer should have closed (from Caddy at 10.0.0.9:" in rollout.members[0].why
-    assert "for Caddy: transport http { keepalive off } in reverse_proxy" in rollout.members[0].why
+    assert "for Caddy: keepalive off in the block transport http of reverse_proxy" in rollout.members[0].why
     assert max(drains(world)) < 2.0
     assert not world.gate.is_closed(rollout.members[0].ports[0])
