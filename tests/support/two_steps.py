@@ -31,8 +31,11 @@ SECONDS = 60.0
 PROCESSES = 4
 INSTALL = (
     "apt-get install -y --no-install-recommends python3-pip python3-iptables python3-requests python3-yaml && "
-    "pip install --break-system-packages /root/{wheel}"
+    "pip install --break-system-packages /root/{package}"
 )
+UNINSTALL = "pip uninstall -y --break-system-packages supervisor_rolling"
+UNINSTALL_DEB = "apt-get purge -y supervisor-rolling"
+INSTALL_DEB = "apt-get install -y --no-install-recommends /root/{package}"
 
 PROGRAM = """\
 [program:app]
@@ -95,6 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--suite", default="bookworm")
     parser.add_argument("--mirror", default="", help="for debootstrap")
     parser.add_argument("--bind", action="append", default=[], help="a directory of this machine that pip needs")
+    parser.add_argument("--deb", type=Path, help="the package that make deb made, in place of pip")
     parser.add_argument("--nginx-defaults", action="store_true", help="leave max_fails out: 11 s more for each process")
     options = parser.parse_args(arguments)
     outcome = Outcome()
@@ -103,14 +107,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             copied(options.chroot, root)
         else:
             bootstrap(root, options.suite, options.mirror)
-        wheel = venvs.wheel(Path(scratch))
-        shutil.copy(wheel, root / "root")
+        package = options.deb or venvs.wheel(Path(scratch))
+        shutil.copy(package, root / "root")
         with AptHost(root, options.bind) as host:
             _prepare(host, "" if options.nginx_defaults else " max_fails=0")
-            _install(host, wheel.name, outcome)
+            _install(host, package.name, outcome)
             with Load(Plan("http://127.0.0.1/", rate=40.0), Path(scratch, "load.jsonl")) as load:
                 _roll_out(host, outcome)
-                _remove(host, outcome)
+                _remove(host, UNINSTALL_DEB if options.deb else UNINSTALL, outcome)
                 load.wait_more(40)
             _require_no_failure(load.report(), outcome)
             _reload(host, outcome)
@@ -135,9 +139,9 @@ def _prepare(host: AptHost, peer: str) -> None:
     wait_until(lambda: len(_pids(host)) == PROCESSES, "gunicorn runs", 30.0)
 
 
-def _install(host: AptHost, wheel: str, outcome: Outcome) -> None:
+def _install(host: AptHost, package: str, outcome: Outcome) -> None:
     outcome.require(_supervisorctl_works(host), "supervisorctl works before")
-    install = INSTALL.format(wheel=wheel)
+    install = (INSTALL_DEB if package.endswith(".deb") else INSTALL).format(package=package)
     print(f"1 $ {install}")
     with outcome.timed("install"):
         host.run("sh", "-c", install, online=True)
@@ -164,11 +168,11 @@ def _require_no_failure(report: Report, outcome: Outcome) -> None:
     outcome.require(failed == 0, f"{failed} of {report.requests} requests failed ({report.failures or 'none'})")
 
 
-def _remove(host: AptHost, outcome: Outcome) -> None:
+def _remove(host: AptHost, uninstall: str, outcome: Outcome) -> None:
     before = _pids(host)
-    print("$ supervisor_rolling setup --remove --yes && pip uninstall")
+    print(f"$ supervisor_rolling setup --remove --yes && {uninstall}")
     print(_indented(host.run("supervisor_rolling", "setup", "--remove", "--yes")))
-    host.run("pip", "uninstall", "-y", "--break-system-packages", "supervisor_rolling")
+    host.run(*uninstall.split())
     left = [path for path in ("/etc/supervisor/conf.d/rolling.conf", "/etc/supervisor/rolling.yaml") if host.has(path)]
     outcome.require(not left, "no file of setup is left")
     outcome.require(look.rules() == [], "no rule is left")

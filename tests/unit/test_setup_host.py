@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -16,7 +18,7 @@ from supervisor_rolling.ctl.exit_status import CommandError
 from supervisor_rolling.ctl.setup import files
 from supervisor_rolling.ctl.setup.configuration import read_configuration
 from supervisor_rolling.ctl.setup.host import ctl_problem
-from supervisor_rolling.ctl.setup.reload import not_again
+from supervisor_rolling.ctl.setup.reload import checked, not_again
 from supervisor_rolling.ctl.setup.supervisord import ProgramError, Supervisord, find_supervisord
 
 
@@ -132,6 +134,12 @@ def test_reload_waits_for_new_processes(state: str, pid: int, start: int, is_wai
     now = [{"group": "app", "name": "web", "statename": state, "pid": pid, "start": start}]
     assert not_again({("app", "web"): 7}, now) == (["app:web"] if is_waited_for else [])
     assert not_again({("app", "web"): 0}, now) == []
+
+
+def test_check_waits_until_processes_listen() -> None:
+    reports = [{"findings": [{"code": code}]} for code in ("config.ports", "config.ports", "nginx.lone")]
+    session: Any = SimpleNamespace(ask=lambda *_: reports.pop(0))
+    assert checked(session, "app") == {"findings": [{"code": "nginx.lone"}]}
 
 
 # --- the files

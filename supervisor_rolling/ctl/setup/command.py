@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence, Sized
+from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
 from supervisor_rolling.core.setup_facts import FileChange, Host, Plan
@@ -23,7 +23,7 @@ from supervisor_rolling.ctl.exit_status import CONNECTION_ERRORS, DONE, FAILED, 
 from supervisor_rolling.ctl.session import Session
 from supervisor_rolling.ctl.setup import files
 from supervisor_rolling.ctl.setup.host import Found, look, look_at_files
-from supervisor_rolling.ctl.setup.reload import reload
+from supervisor_rolling.ctl.setup.reload import checked, reload
 from supervisor_rolling.ctl.setup.supervisord import ProgramError
 from supervisor_rolling.ctl.usage import UsageError, name_of
 
@@ -141,11 +141,11 @@ def _wants_reload(session: Session, options: argparse.Namespace) -> bool:
     )
 
 
-def _reload(session: Session, plan: Plan) -> list[dict[str, Any]]:
+def _reload(session: Session, plan: Plan) -> list[Mapping[str, Any]]:
     """Reload, and check the groups. Returns the reports."""
     seconds = reload(session)
     _say(session, [f"Reloaded in {seconds:.0f} s: the plugin is loaded, and every program runs again"])
-    reports = [session.ask("check", group) for group in plan.groups]
+    reports = [checked(session, group) for group in plan.groups]
     for report in reports:
         _say(session, check_lines(report))
     return reports
@@ -164,12 +164,13 @@ def _remove(session: Session, options: argparse.Namespace) -> int:
     lines = [f"{path} was changed since setup wrote it, and is kept. Fix: remove it yourself" for path in kept]
     if left and not options.dry_run:
         _require_yes(session, options, f"Remove {_count(left)}?" if not any(left.values()) else "Remove this?")
-        if host.pid and place_of_sections(host.main_file, host.includes).path in left:
+        is_unloaded = place_of_sections(host.main_file, host.includes).path in left  # else a package has the sections
+        if host.pid and is_unloaded:
             _stop_listener(session)
         for path, rest in left.items():
             files.write(FileChange(path, rest, host.files[path])) if rest else files.remove(path)
         done = [f"Removed {'what setup added to ' if rest else ''}{path}" for path, rest in left.items()]
-        lines = [*done, *lines, *([UNLOAD] if host.is_loaded else [])]
+        lines = [*done, *lines, *([UNLOAD] if host.is_loaded and is_unloaded else [])]
     elif left:
         lines.append("Nothing was changed: this was a dry run")
     elif not kept:

@@ -13,6 +13,9 @@ from supervisor_rolling.ctl.session import Session
 TIMEOUT = 120.0
 """Seconds for supervisord to stop and start every program. The slowest stop takes its stopwaitsecs."""
 
+LISTEN_TIMEOUT = 30.0
+"""Seconds for a process that counts as RUNNING to listen on its port: ``startsecs`` does not wait for that."""
+
 POLL = 0.2
 
 Info = Mapping[str, Any]
@@ -47,6 +50,17 @@ def _missing(session: Session, before: Pids) -> str:
         return "" if session.ask("getListener")["running"] else "the listener does not run"
     except CONNECTION_ERRORS:
         return "supervisord does not answer"
+
+
+def checked(session: Session, group: str) -> Mapping[str, Any]:
+    """The report of a check of a group, after its processes listen, or the deadline for that."""
+    until = time.monotonic() + LISTEN_TIMEOUT
+    while True:
+        report: Mapping[str, Any] = session.ask("check", group)
+        is_silent = any(finding["code"] == "config.ports" for finding in report["findings"])
+        if not is_silent or time.monotonic() >= until:
+            return report
+        time.sleep(POLL)
 
 
 def not_again(before: Pids, now: Iterable[Info]) -> list[str]:
