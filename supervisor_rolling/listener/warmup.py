@@ -179,13 +179,13 @@ class _Warmup(threading.Thread):
         except _NotWarmError as error:
             self._set(state="failed", why=error.reason.text, code=error.reason.code)
         except Exception as error:  # noqa: BLE001 - a warm-up that never ends would block the rollout
-            self._set(state="failed", why=f"{type(error).__name__}: {error}")
+            self._set(state="failed", why=f"{type(error).__name__}: {error}", code="bug")
         self._slots.leave(self)
         self._on_change()
 
     def _set(self, **changes: Any) -> None:
         if "why" in changes:
-            changes["why"] = printable(changes["why"], MAX_WHY)
+            changes = {"code": "", **changes, "why": printable(changes["why"], MAX_WHY)}
         self.status = replace(self.status, **changes)
 
     def _warm(self) -> None:
@@ -274,7 +274,7 @@ class _Warmup(threading.Thread):
     def _wait(self, why: Reason, began: float, least: float = RETRY_EVERY, if_late: Callable[[], str] = str) -> None:
         """Pause before the next attempt: the longer it has been waited for since ``began``, the longer. ``if_late``:
         more of the reason, too slow to find out before the deadline."""
-        self._set(why=why.text)
+        self._set(why=why.text, code=why.code)
         if self._is_late():
             raise _LateError(Reason(why.code, why.text + if_late()))
         now = time.monotonic()
@@ -343,9 +343,7 @@ class _Warmup(threading.Thread):
                 raise self._late(self._cut_off(request, began, "did not answer")) from None
             except (requests.RequestException, HTTPError) as error:
                 if not may_be_http(self._wire.first):
-                    raise _NotWarmError(
-                        Reason("warmup.protocol", not_http_text(self._port, self._wire.first))
-                    ) from None
+                    raise self._not_http(self._wire.first) from None
                 mute = 0 if self._wire.first or "refused" in str(error) else mute + 1
                 if mute in PROBED_AT:
                     self._probe_protocols()
@@ -378,13 +376,12 @@ class _Warmup(threading.Thread):
                 beginning = beginning or data[:BEGINNING]
                 self._require_time(self._cut_off(request, began, "did not end its answer"))
         except ReadTimeoutError:
-            raise _LateError(
-                Reason("warmup.timeout", self._cut_off(request, began, "did not end its answer"))
-            ) from None
+            raise self._late(self._cut_off(request, began, "did not end its answer")) from None
         return beginning
 
     def _late(self, why: str) -> _LateError:
-        return _LateError(Reason("warmup.timeout", why))
+        is_known = self.status.code and why == self.status.why  # what it waits for
+        return _LateError(Reason(self.status.code if is_known else "warmup.timeout", why))
 
     def _not_http(self, first: bytes) -> _NotWarmError:
         return _NotWarmError(Reason("warmup.protocol", not_http_text(self._port, first)))

@@ -423,7 +423,7 @@ def test_proxy_variables_are_ignored(server: Server, warmer: Warmer, monkeypatch
 def test_port_without_listener_is_waited_for(keep: ExitStack, warmer: Warmer) -> None:
     port = free_port()
     waiting = poll(lambda: warmer.tend(port, requests=gets("/")), lambda warmup_status: warmup_status.why)
-    assert (waiting.state, waiting.why) == ("warming", f"nothing listens on port {port}")
+    assert (waiting.state, waiting.why, waiting.code) == ("warming", f"nothing listens on port {port}", "warmup.port")
     server = Server(keep, port=port)
     assert warmer.until_over(port, requests=gets("/")).state == "warm"
     assert server.lines == ["GET /"]
@@ -447,6 +447,7 @@ def test_never_listening_is_late(warmer: Warmer) -> None:
     port = free_port()
     warmup_status = warmer.until_over(port, timeout=0.2)
     assert (warmup_status.state, warmup_status.why) == ("late", f"nothing listens on port {port}")
+    assert warmup_status.code == "warmup.port"
 
 
 @pytest.mark.parametrize(("ports", "words"), [((9000,), "9000"), ((9000, 9001), "9000, 9001")])
@@ -544,6 +545,7 @@ def test_hanging_request_is_late(server: Server, warmer: Warmer) -> None:
     warmup_status = warmer.until_over(server.port, requests=gets("/slow"), timeout=0.4)
     assert (warmup_status.state, warmup_status.why) == ("late", "GET /slow did not answer")
     assert time.monotonic() - began < DEADLINE / 2
+    assert warmup_status.code == "warmup.timeout"
 
 
 def test_hang_after_late_listen_names_the_hang(server: Server) -> None:
