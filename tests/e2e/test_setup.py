@@ -103,20 +103,21 @@ def test_setup_leads_to_a_rollout_and_back(stack: Stack) -> None:
     assert "Nothing to do" in run(stack, "setup", "--remove")[1]
 
 
-def test_what_the_operator_changed_is_kept(stack: Stack) -> None:
-    status, text = run(stack, "setup")
-    assert (status, files_in(stack)) == (1, [])
-    assert "nothing was changed. Fix: answer y, or use --yes" in text
-    status, text = run(stack, "setup", "--yes")
-    assert (status, files_in(stack)) == (0, [DROP_IN, POLICY]), text
-    assert "It restarts every program of this supervisord (app, worker)" in text
-    assert {(stack.directory / name).stat().st_mode & 0o777 for name in files_in(stack)} == {0o644}
-    with (stack.directory / POLICY).open("a", encoding="utf-8") as policy:
-        policy.write("    max_unavailable: 2\n")
-    assert "Nothing to do: all is written" in run(stack, "setup", "--yes")[1]
-    status, text = run(stack, "setup", "--remove", "--yes")
-    assert f"{stack.directory / POLICY} was changed since setup wrote it, and is kept" in text
-    assert files_in(stack) == [POLICY]
+def test_what_the_operator_changed_is_kept(tmp_path: Path) -> None:
+    with host(tmp_path, processes=2, startsecs=0) as stack:
+        status, text = run(stack, "setup")
+        assert (status, files_in(stack)) == (1, [])
+        assert "nothing was changed. Fix: answer y, or use --yes" in text
+        status, text = run(stack, "setup", "--yes")
+        assert (status, files_in(stack)) == (0, [DROP_IN, POLICY]), text
+        assert "It restarts every program of this supervisord (app, worker)" in text
+        assert {(stack.directory / name).stat().st_mode & 0o777 for name in files_in(stack)} == {0o644}
+        with (stack.directory / POLICY).open("a", encoding="utf-8") as policy:
+            policy.write("    max_unavailable: 2\n")
+        assert "Nothing to do: all is written" in run(stack, "setup", "--yes")[1]
+        status, text = run(stack, "setup", "--remove", "--yes")
+        assert f"{stack.directory / POLICY} was changed since setup wrote it, and is kept" in text
+        assert files_in(stack) == [POLICY]
 
 
 def test_python_without_the_plugin_is_refused(tmp_path: Path) -> None:
