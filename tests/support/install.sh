@@ -79,7 +79,7 @@ without_services() {
     for service in $new; do
         if command -v systemctl >/dev/null; then
             as_root systemctl --quiet disable "$service"
-        else
+        elif [ -e "/etc/init.d/$service" ]; then # caddy has a unit of systemd only
             as_root update-rc.d "$service" disable
         fi
     done
