@@ -8,6 +8,7 @@ from typing import Any
 
 from supervisor_rolling.core.reason import with_see
 from supervisor_rolling.ctl.exit_status import DONE, FAILED
+from supervisor_rolling.ctl.loaded_version import version_findings
 from supervisor_rolling.ctl.session import Session
 from supervisor_rolling.ctl.usage import name_of
 
@@ -15,6 +16,7 @@ from supervisor_rolling.ctl.usage import name_of
 def check(session: Session, options: argparse.Namespace) -> int:
     """Check the set-up of a group. Fails on errors, not on warnings."""
     report = session.ask("check", name_of(options.group))
+    report["findings"] += version_findings(session.ask("getListener"))
     session.print(report, check_lines(report))
     return DONE if report["ok"] else FAILED
 

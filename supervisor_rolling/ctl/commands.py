@@ -15,6 +15,7 @@ from supervisor_rolling.ctl.check_command import check
 from supervisor_rolling.ctl.command_hints import where_options
 from supervisor_rolling.ctl.exit_status import FAILED, INTERRUPTED, explain
 from supervisor_rolling.ctl.history_command import history
+from supervisor_rolling.ctl.loaded_version import with_version
 from supervisor_rolling.ctl.report_command import report
 from supervisor_rolling.ctl.restart_command import abort, pause, restart, resume
 from supervisor_rolling.ctl.session import Session
@@ -101,7 +102,7 @@ class RollingControllerPlugin(ControllerPluginBase):
             session.fail(f"interrupted{'' if command in READ_ONLY else MAY_STILL_RUN}", exit_status)
         except Exception as error:  # noqa: BLE001 - the end of the command
             text, exit_status = explain(error, command, session.url, lambda: all_processes(self.ctl))
-            session.fail(text, exit_status)
+            session.fail(with_version(text, exit_status, error, session), exit_status)
         if session.output.is_lost and not session.has_watched:
             exit_status = exit_status or FAILED
         if exit_status:

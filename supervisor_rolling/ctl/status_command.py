@@ -12,6 +12,7 @@ from supervisor_rolling.core.lingering import count_text
 from supervisor_rolling.core.natural_order import natural
 from supervisor_rolling.core.reason import see
 from supervisor_rolling.ctl.exit_status import DONE
+from supervisor_rolling.ctl.loaded_version import version_text
 from supervisor_rolling.ctl.rollout_lines import counted, waits_text
 from supervisor_rolling.ctl.session import Session
 from supervisor_rolling.ctl.text_table import table
@@ -88,7 +89,11 @@ def _has_history(session: Session, group: str) -> bool:
 
 
 def listener_lines(listener: View) -> list[str]:
-    """A warning if the listener is not running; ``listener``: as from ``rolling.getListener``."""
+    """A warning if the listener is not running, or cannot be started again because supervisord has another version of
+    the plugin loaded; ``listener``: as from ``rolling.getListener``."""
+    version = version_text(listener)
+    if version:
+        return [version]
     return [] if listener["running"] else [NO_LISTENER_TEXT.format(fix=listener["fix"])]
 
 

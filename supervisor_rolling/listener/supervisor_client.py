@@ -27,6 +27,7 @@ from supervisor_rolling.codec import dump, dump_changes, load, struct_of
 from supervisor_rolling.core.actions import Action, Outcome
 from supervisor_rolling.core.errors import ConflictError, Fault, FaultError, NoKeyError, SupervisorError
 from supervisor_rolling.core.guard_state import GuardState
+from supervisor_rolling.core.plugin_version import RESTART, version_problem
 from supervisor_rolling.core.preflight_report import Report
 from supervisor_rolling.core.process import Process
 from supervisor_rolling.core.public_view import RolloutView
@@ -71,6 +72,7 @@ class XmlRpcSupervisor:
         self._key = ""
         self._refused_key = ""
         self._hellos = 0
+        self._has_same_version = False  # as the plugin, which stays the same for as long as this listener runs
         self._timeout = timeout
         self._wait = wait
         self._problem = problem
@@ -81,6 +83,7 @@ class XmlRpcSupervisor:
 
     def observe(self, guarded: Collection[str]) -> Snapshot:
         """See ``Supervisor.observe``."""
+        self._check_version()
         known = SnapshotQuery(
             _versions(self._rollouts),
             _versions(self._guard_states),
@@ -89,7 +92,6 @@ class XmlRpcSupervisor:
             plain(self._problem()),
         )
         news = json.loads(unpack(self._own("listenerObserve", struct_of(known))))
-        _check_version(news.get("version", ""))
         self._rollouts = _updated(self._rollouts, news["rollouts"], news["rollout_groups"], partial(load, Rollout))
         self._guard_states = _updated(
             self._guard_states, news["guard_states"], news["guarded_groups"], partial(load, GuardState)
@@ -150,6 +152,17 @@ class XmlRpcSupervisor:
                 raise
             self._key, self._refused_key = "", self._key
             raise NoKeyError("supervisord has another key than this listener") from None
+
+    def _check_version(self) -> None:
+        """Raise SupervisorError where supervisord has another version of the plugin loaded: it has other fields. Before
+        the first observation, so that this listener does not count as running."""
+        if self._has_same_version:
+            return
+        loaded = str(self._call("rolling.getListener").get("version", ""))
+        problem = version_problem(loaded, __version__, "listener", is_stalled=True)
+        if problem:
+            raise SupervisorError(f"{problem}. Fix: {RESTART}", "plugin.version")
+        self._has_same_version = True
 
     def _take_key(self) -> None:
         """A key that works is kept, whatever comes later: other programs can write where events come from."""
@@ -227,17 +240,6 @@ def _aged(process: Process, seconds: float) -> Process:
         up_for=process.up_for + seconds,
         stop_took=process.stop_took + (seconds if process.state == "STOPPING" else 0.0),
     )
-
-
-def _check_version(version: str) -> None:
-    """Raise SupervisorError where supervisord still has another version of the plugin loaded: it has other fields."""
-    if version != __version__:
-        raise SupervisorError(
-            f"supervisord has {f'version {version}' if version else 'an older version'} of the plugin loaded, and this "
-            f"listener is version {__version__}: rollouts and the crash guard are stalled. Fix: stop supervisord and "
-            "start it (supervisorctl reload does not load the plugin again)",
-            "plugin.version",
-        )
 
 
 def _versions(records: Mapping[str, tuple[int, Any]]) -> dict[str, int]:

@@ -17,7 +17,6 @@ from supervisor.rpcinterface import SupervisorNamespaceRPCInterface
 from supervisor.states import ProcessStates, SupervisorStates, getProcessStateDescription
 from supervisor.xmlrpc import Faults, RPCError
 
-from supervisor_rolling import __version__
 from supervisor_rolling.codec import dump, load, load_changes
 from supervisor_rolling.core.actions import Action, Verb
 from supervisor_rolling.core.errors import Fault
@@ -74,7 +73,6 @@ class ListenerMethods:
         requests = [one.request for one in self.mailbox.asked(now - ANSWER_TIMEOUT)]
         number, processes = self._table_news(has.table, self._concerned(requests, has.guarded))
         news = {
-            "version": __version__,
             "rollouts": self.mailbox.rollouts.news(has.rollouts),
             "rollout_groups": list(self.mailbox.rollouts),
             "guard_states": self.mailbox.guard_states.news(has.guard_states),

@@ -18,6 +18,7 @@ from supervisor.http import NOT_DONE_YET
 from supervisor.rpcinterface import SupervisorNamespaceRPCInterface
 from supervisor.xmlrpc import RPCError
 
+from supervisor_rolling import __version__
 from supervisor_rolling.core.errors import Fault
 from supervisor_rolling.core.public_view import MAX_HISTORY, Detail, report_view, rollout_view
 from supervisor_rolling.core.rollout import Rollout, Status
@@ -237,12 +238,17 @@ class RollingNamespaceRPCInterface(ListenerMethods):
         """Return the state of the listener
 
         @return struct listener  running: boolean; fix: how to start it, empty where it is running; problem: what is
-                               wrong with rolling.yaml, and which rollouts are refused for it, in one line, or empty
+                               wrong with rolling.yaml, and which rollouts are refused for it, in one line, or empty;
+                               version: of the plugin that supervisord has loaded, which the listener must have, too
         """
         self._update("getListener")
         is_running = self._listener.is_running()
-        problem = plain(self.mailbox.problem)[:MAX_PROBLEM]
-        return {"running": is_running, "fix": "" if is_running else plain(self._listener.fix()), "problem": problem}
+        return {
+            "running": is_running,
+            "fix": "" if is_running else plain(self._listener.fix()),
+            "problem": plain(self.mailbox.problem)[:MAX_PROBLEM],
+            "version": __version__,
+        }
 
     def getHistory(self, group: Any = "", number: Any = 20) -> Any:
         """Return the last rollouts, the newest last; needs the listener, which keeps them in a file

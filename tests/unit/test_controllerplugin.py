@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from supervisor.xmlrpc import Faults
 
+from supervisor_rolling import __version__
 from supervisor_rolling.codec import struct_of
 from supervisor_rolling.core.endpoint import tcp
 from supervisor_rolling.core.errors import Fault
@@ -33,7 +34,7 @@ from supervisor_rolling.ctl.watch import LISTENER_TIMEOUT, MAX_POLL, MIN_POLL, P
 from supervisor_rolling.plugin.views import packed
 from tests.support.report_records import a_rollout
 
-LISTENER = {"running": True, "fix": "", "problem": ""}
+LISTENER = {"running": True, "fix": "", "problem": "", "version": __version__}
 URL = "unix:///run/supervisor.sock"
 PROCESSES = [{"group": "app", "name": "app-1"}, {"group": "app", "name": "app-2"}, {"group": "web", "name": "web"}]
 COMMANDS = ["rolling_restart app", "rolling_status app", "rolling_abort app", "rolling_pause app", "rolling_resume app"]
@@ -781,6 +782,71 @@ def test_pause_warns_that_listener_is_not_running(ctl: Controller) -> None:
     assert "Fix: supervisorctl start g:n" in ctl.printed
 
 
+# --- another version of the plugin in supervisord
+
+OLD = {**LISTENER, "version": "0.0.9"}
+OLD_TEXT = f"supervisord has version 0.0.9 of the plugin loaded, and this command is version {__version__}: rollouts "
+
+
+def test_check_warns_of_another_version(ctl: Controller) -> None:
+    ctl.server.answers["getListener"] = lambda *_: OLD
+    ctl.run("rolling_check app")
+    first, last = ctl.printed.splitlines()
+    assert first.startswith(f"warning: plugin.version: [rpcinterface:rolling]: {OLD_TEXT}and the crash guard stall as")
+    assert first.endswith(f"does not load the plugin again). {SEE} plugin.version")
+    assert (last, ctl.exitstatus) == ("app: 1 warning. Checked: it", 0)
+    ctl.stdout.truncate(ctl.stdout.seek(0))
+    ctl.run("rolling_check app --json")
+    (finding,) = json.loads(ctl.printed)["findings"]
+    assert (finding["code"], finding["severity"]) == ("plugin.version", "warning")
+
+
+@pytest.mark.parametrize("line", ["rolling_status", "rolling_status app"])
+@pytest.mark.parametrize(("running", "effect"), [(True, "stall as soon as"), (False, "are stalled. Fix: ")])
+def test_status_warns_of_another_version(ctl: Controller, line: str, running: bool, effect: str) -> None:
+    told = {**LISTENER, "running": running, "fix": "supervisorctl start g:n"}
+    del told["version"]  # a plugin that does not tell it
+    ctl.server.answers["getListener"] = lambda *_: told
+    ctl.run(line)
+    first = ctl.printed.splitlines()[0]
+    assert first.startswith("supervisord has an older version of the plugin loaded")
+    assert effect in first
+    assert "supervisorctl start g:n" not in ctl.printed, "a listener that is started does nothing either"
+
+
+def test_listener_of_another_version_is_the_only_error(ctl: Controller) -> None:
+    ctl.server.raises(xmlrpc.client.Fault(Fault.LISTENER_DOWN, "LISTENER_DOWN: the listener is not running"))
+    ctl.server.answers["getListener"] = lambda *_: {**OLD, "running": False}
+    ctl.run("rolling_restart app")
+    assert ctl.printed.startswith(f"ERROR: {OLD_TEXT}and the crash guard are stalled. Fix: ")
+    assert ("is not running" in ctl.printed, len(ctl.printed.splitlines()), ctl.exitstatus) == (False, 1, 7)
+
+
+def test_answer_of_another_version_names_both_problems(ctl: Controller) -> None:
+    ctl.server.answers["getHistory"] = lambda *_: [{"a field": "of another version"}]
+    ctl.server.answers["getListener"] = lambda *_: OLD
+    ctl.run("rolling_history app")
+    head, first, second = ctl.printed.splitlines()
+    assert (head, first.startswith(f"  {OLD_TEXT}"), "this is a bug" in second) == ("ERROR: 2 problems:", True, True)
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (xmlrpc.client.Fault(Fault.REFUSED, "REFUSED: it is unsafe"), "ERROR: it is unsafe\n"),
+        (xmlrpc.client.Fault(Faults.UNKNOWN_METHOD, "UNKNOWN_METHOD"), "ERROR: supervisord has not loaded the plugin"),
+        (ConnectionRefusedError(111, "refused"), "ERROR: supervisord does not answer"),
+    ],
+)
+def test_other_errors_do_not_name_the_version(ctl: Controller, error: Exception, text: str) -> None:
+    ctl.server.raises(error)
+    if isinstance(error, xmlrpc.client.Fault) and error.faultCode == Fault.REFUSED:
+        ctl.server.answers["getListener"] = lambda *_: OLD
+    ctl.run("rolling_restart app")
+    assert ctl.printed.startswith(text)
+    assert "the plugin loaded, and this" not in ctl.printed
+
+
 # --- help, and supervisorctl itself
 
 
@@ -1039,7 +1105,7 @@ def test_check_without_finding_lists_what_was_checked(ctl: Controller) -> None:
         0,
         "skipped: nginx's configuration: there is none\napp: no finding. Checked: 8 processes, nginx\n",
     )
-    assert ctl.server.calls == [("check", "app")]
+    assert ctl.server.calls == [("check", "app"), ("getListener",)]
 
 
 def test_findings_are_lines_with_errors_first(ctl: Controller) -> None:

@@ -38,7 +38,6 @@ from supervisor_rolling.packing import unpack
 DEADLINE = 20.0
 NOTHING: dict[str, Any] = {
     "rollouts": {},
-    "version": __version__,
     "rollout_groups": [],
     "guard_states": {},
     "guarded_groups": [],
@@ -62,7 +61,10 @@ class Supervisord:
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
         self.headers: list[dict[str, str]] = []
         self.connections = 0
-        self.methods: dict[str, Callable[..., Any]] = {"rolling.listenerObserve": lambda *_: json.dumps(NOTHING)}
+        self.methods: dict[str, Callable[..., Any]] = {
+            "rolling.listenerObserve": lambda *_: json.dumps(NOTHING),
+            "rolling.getListener": lambda: {"version": __version__},
+        }
         self.key = self.sent = "the key"
         self.raw: bytes | None = None
         self.status = 200
@@ -97,7 +99,8 @@ class Supervisord:
         arguments, method = xmlrpc.client.loads(body.decode())
         try:
             arguments = self._unlocked(str(method), arguments)
-            self.calls.append((str(method), arguments))
+            if method != "rolling.getListener":  # once for each client, before all else
+                self.calls.append((str(method), arguments))
             result = self.methods.get(str(method), lambda *_: True)(*arguments)
             text = xmlrpc.client.dumps((result,), methodresponse=True)
         except xmlrpc.client.Fault as fault:
@@ -437,14 +440,19 @@ def test_unreadable_answer_keeps_the_table_number(inet: Supervisord) -> None:
     ("told", "text"),
     [({"version": "0.0.9"}, "supervisord has version 0.0.9 of the plugin loaded"), ({}, "has an older version")],
 )
-def test_other_version_of_the_plugin_is_named(inet: Supervisord, told: dict[str, str], text: str) -> None:
-    rollouts = {"app": [5, {"id": 1}]}  # of another version, so it cannot be read
-    news = {**NOTHING, "rollouts": rollouts, "rollout_groups": ["app"]}
-    del news["version"]
-    inet.methods["rolling.listenerObserve"] = lambda *_: json.dumps({**news, **told})
+def test_other_version_of_the_plugin_is_not_observed(inet: Supervisord, told: dict[str, str], text: str) -> None:
+    client, inet.methods["rolling.getListener"] = inet.client(), lambda: told
     with pytest.raises(SupervisorError, match=text) as caught:
-        inet.client().observe([])
-    assert (caught.value.code, "Fix: stop supervisord and start it" in str(caught.value)) == ("plugin.version", True)
+        client.observe([])
+    assert (caught.value.code, "stop supervisord and start it" in str(caught.value)) == ("plugin.version", True)
+    assert inet.calls == [], "so that supervisord does not take this listener for one that runs"
+
+
+def test_version_of_the_plugin_is_asked_once(inet: Supervisord) -> None:
+    client = inet.client()
+    client.observe([])
+    inet.fails("rolling.getListener", Fault.INTERNAL_ERROR)
+    assert client.observe([]).rollouts == {}
 
 
 # --- the key
