@@ -14,6 +14,7 @@ The folders are named after where their code runs; ``core/`` runs everywhere and
                      the listener), ``mailbox`` (what supervisord remembers), ``events``, ``wakeup``, ``fault_barrier``
 ``ctl/``             inside supervisorctl: ``commands``, a file for each command; the program ``supervisor_rolling``
 ``rpcinterface``, ``controllerplugin``    the names that supervisord.conf gives for ``plugin/`` and ``ctl/``
+``file_trust``       which files root may obey and write
 ``wsgi``, ``asgi``   middlewares for applications, which read the flag of ``draining``
 ``skel/``            the examples that ``echo_rolling_conf`` prints
 """

@@ -42,6 +42,9 @@ NOT_A_KEY = "not a key"
 WEEK = 7 * 24 * 3600
 """The longest duration: anything beyond is a typing error, and this is far below what a socket's timeout can hold."""
 
+DEFAULT_FILE = "/etc/supervisor/rolling.yaml"
+"""What the listener reads where its command names no other file."""
+
 MAX_PORT = 65535
 MAX_PROCESSES = MAX_PORT
 """Each has a port of its own."""

@@ -44,7 +44,7 @@ class Section:
     """A section of ours that supervisord's configuration has already."""
 
     file: str
-    values: Mapping[str, str] = field(default_factory=dict)
+    policy: str = ""  # the rolling.yaml that its command names
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Host:
 
 @dataclass(frozen=True)
 class FileChange:
-    """A file to write."""
+    """A file to write or, without a text, to remove."""
 
     path: str
     text: str

@@ -9,8 +9,10 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import posixpath
+import re
+import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from supervisor_rolling.core.reason import with_see
@@ -53,7 +55,7 @@ def split_ours(text: str) -> tuple[str, str] | None:
 
 
 def _checksum(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -64,32 +66,32 @@ class Place:
     to_add: str = ""  # lines for supervisord.conf, without which it does not read that file
 
 
-def place_of_sections(main_file: str, includes: Sequence[str] | None) -> Place:
-    """A file that the [include] of supervisord.conf reads; else one beside supervisord.conf, and what to add to that.
-    ``includes``: as ``Host.includes``."""
+def place_of_sections(host: Host) -> Place:
+    """The file that has them; else one that the [include] of supervisord.conf reads; else one beside supervisord.conf,
+    and what to add to that."""
+    if there := _there(host):
+        return Place(host.sections[there[0]].file)
+    includes = host.includes
     for pattern in includes or ():
         directory, name = posixpath.split(pattern)
         path = posixpath.join(directory, name.replace("*", "rolling", 1))
         if not set("*?[") & set(directory) and "*" in name and fnmatch.fnmatchcase(path, pattern):
             return Place(posixpath.normpath(path))
-    path = posixpath.join(posixpath.dirname(main_file), "rolling.conf")
+    path = posixpath.join(posixpath.dirname(host.main_file), "rolling.conf")
     if path in (includes or ()):
         return Place(path)
     return Place(path, f"[include]\nfiles = {path}" if includes is None else f"files = {' '.join([*includes, path])}")
 
 
-def missing_include(host: Host) -> str:
-    """What supervisord.conf lacks to read the sections; empty: nothing."""
-    is_elsewhere = bool({RPCINTERFACE, LISTENER} & host.sections.keys())
-    return "" if is_elsewhere else place_of_sections(host.main_file, host.includes).to_add
+def _there(host: Host) -> list[str]:
+    """Those of the two sections that supervisord's configuration has."""
+    return [name for name in (RPCINTERFACE, LISTENER) if name in host.sections]
 
 
 def policy_path(host: Host) -> str:
     """The rolling.yaml that the listener reads, or would read."""
-    words = host.sections[LISTENER].values.get("command", "").split() if LISTENER in host.sections else []
-    for option, value in zip(words, words[1:]):
-        if option == "--config":
-            return value
+    if LISTENER in host.sections:
+        return host.sections[LISTENER].policy
     return posixpath.join(posixpath.dirname(host.main_file), POLICY)
 
 
@@ -184,8 +186,8 @@ def _mismatch(host: Host) -> Iterator[str]:
 
 def _incomplete(host: Host) -> Iterator[str]:
     """One of the two sections alone, in a file that is not ours."""
-    there = [name for name in (RPCINTERFACE, LISTENER) if name in host.sections]
-    if len(there) == 1 and host.sections[there[0]].file not in host.files:
+    there = _there(host)
+    if len(there) == 1 and not split_ours(host.files.get(host.sections[there[0]].file, "")):
         missing = LISTENER if there == [RPCINTERFACE] else RPCINTERFACE
         yield with_see(
             f"{host.sections[there[0]].file} has [{there[0]}] but no [{missing}]. Fix: add it (echo_rolling_conf "
@@ -207,30 +209,35 @@ def _unusable(host: Host, found: Inspection, name: str) -> Iterator[str]:
 
 
 def _sections_change(host: Host, problems: list[str]) -> Iterator[FileChange]:
-    place = place_of_sections(host.main_file, host.includes)
-    before = host.files.get(place.path)
-    elsewhere = [host.sections[name].file for name in (RPCINTERFACE, LISTENER) if name in host.sections]
-    if elsewhere and place.path not in elsewhere:
-        return
+    path = place_of_sections(host).path
+    before = host.files.get(path)
     text = signed(sections_text(host), ";")
     is_replaceable = before is None or split_ours(before) is not None
-    if before == text or (not is_replaceable and len(elsewhere) == 2):
-        return  # as the operator wants it
-    if is_replaceable:
-        yield FileChange(place.path, text, before)
+    if before == text or (not is_replaceable and _there(host)):
+        return  # as the operator wants it, or ``_incomplete`` has refused it
+    if not is_replaceable:
+        problems.append(_in_the_way(path, "the two sections", sections_text(host)))
+    elif _BREAKS_LINE.search(_command(host)):
+        problems.append(f"supervisord.conf cannot have the command {_command(host)!r}. Fix: use paths without ; and #")
     else:
-        problems.append(_in_the_way(place.path, "the two sections", sections_text(host)))
+        yield FileChange(path, text, before)
 
 
 def sections_text(host: Host) -> str:
     """The sections for supervisord.conf, in which ``%`` begins an expansion."""
-    command = f"{host.listener} --config {policy_path(host)}".replace("%", "%%")
-    values: Mapping[str, Mapping[str, str]] = {**host.defaults}
-    listener = {**values[LISTENER], "command": command}
+    listener = {**host.defaults[LISTENER], "command": _command(host).replace("%", "%%")}
     if not host.is_root:  # supervisord cannot change the user then
         listener.pop("user", None)
-    parts = [(RPCINTERFACE, values[RPCINTERFACE]), (LISTENER, listener)]
+    parts = [(RPCINTERFACE, host.defaults[RPCINTERFACE]), (LISTENER, listener)]
     return "\n".join(f"[{name}]\n" + "".join(f"{k} = {v}\n" for k, v in those.items()) for name, those in parts)
+
+
+def _command(host: Host) -> str:
+    return f"{host.listener} --config {shlex.quote(policy_path(host))}"
+
+
+_BREAKS_LINE = re.compile(r"[\r\n]|\s[;#]")
+"""Ends a value of supervisord.conf, also within quotes."""
 
 
 def _haproxy_gate(found: Inspection, new: Sequence[InspectedGroup]) -> str:
@@ -332,8 +339,8 @@ def _seen(host: Host, found: Inspection, chosen: Sequence[InspectedGroup], has_h
 
 
 def _advice(host: Host, found: Inspection, chosen: Sequence[InspectedGroup], has_haproxy: bool) -> Iterator[str]:
-    if lines := missing_include(host):
-        path = place_of_sections(host.main_file, host.includes).path
+    if lines := place_of_sections(host).to_add:
+        path = place_of_sections(host).path
         what = "add these lines" if host.includes is None else "change the line files of [include]"
         yield f"{with_see(f'{host.main_file} does not read {path}. Fix: {what}', 'setup.include')}\n{lines}"
     if not found.gate and not has_haproxy:

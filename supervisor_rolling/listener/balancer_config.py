@@ -19,11 +19,11 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from supervisor_rolling import file_trust
 from supervisor_rolling.codec import dump, load
 from supervisor_rolling.core.nginx_config import Nginx, nginx_of
 from supervisor_rolling.core.policy import BalancerPolicy
 from supervisor_rolling.core.text import printable
-from supervisor_rolling.listener.system import file_trust
 from supervisor_rolling.listener.system.lookups import Lookups
 from supervisor_rolling.listener.system.nginx_program import nginx_program
 from supervisor_rolling.listener.system.own_addresses import is_own

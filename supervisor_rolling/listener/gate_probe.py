@@ -20,13 +20,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TypeVar
 
+from supervisor_rolling import file_trust
 from supervisor_rolling.core.checks.conntrack import Conntrack
 from supervisor_rolling.core.endpoint import Endpoint, endpoints_text, tcp
 from supervisor_rolling.core.errors import GateError
 from supervisor_rolling.core.policy import BYPASS_ADDRESS, BYPASS_MARK, Policy
 from supervisor_rolling.core.preflight_report import Finding, Severity
 from supervisor_rolling.listener.contracts import NO_ANSWER, ConnectResults, WhileClosed
-from supervisor_rolling.listener.system import file_trust
 from supervisor_rolling.listener.system.bypass import SO_MARK, reached_at
 from supervisor_rolling.listener.system.nginx_program import nginx_program
 from supervisor_rolling.listener.system.own_addresses import is_own

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from supervisor_rolling import __version__
-from supervisor_rolling.core.policy import Config, GatePolicy
+from supervisor_rolling.core.policy import DEFAULT_FILE, Config, GatePolicy
 from supervisor_rolling.core.reason import with_see
 from supervisor_rolling.core.text import printable_lines
 from supervisor_rolling.listener.death_watch import PidfdDeaths
@@ -29,7 +29,6 @@ from supervisor_rolling.listener.reconciler import Reconciler
 
 log = logging.getLogger("supervisor_rolling")
 
-DEFAULT_CONFIG = "/etc/supervisor/rolling.yaml"
 USAGE = 2  # exit status
 
 LONG_RECONCILE = 0.03
@@ -110,7 +109,7 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="supervisor_rolling_listener", description=__doc__.splitlines()[0])
-    parser.add_argument("--config", default=DEFAULT_CONFIG, help="the policy (default: %(default)s)")
+    parser.add_argument("--config", default=DEFAULT_FILE, help="the policy (default: %(default)s)")
     parser.add_argument("--loglevel", default="info", choices=["debug", "info", "warning", "error"])
     parser.add_argument("--inspect", action="store_true", help="look at this host for supervisor_rolling setup")
     parser.add_argument("--version", action="version", version=__version__)

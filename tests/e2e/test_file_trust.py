@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from supervisor_rolling import file_trust
 from supervisor_rolling.core.policy import BalancerPolicy, Hook, HooksPolicy, Policy, PortRule
 from supervisor_rolling.listener import balancer_config
 from supervisor_rolling.listener.balancer_config import UnreadableError, read_nginx
 from supervisor_rolling.listener.gate_probe import RealGateProbes
-from supervisor_rolling.listener.system import file_trust
 from supervisor_rolling.listener.system.command import run
 from tests.support.look import pids
 from tests.support.stack import Stack

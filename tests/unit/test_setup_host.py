@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,12 +16,14 @@ import pytest
 from supervisor_rolling.core.setup_facts import FileChange
 from supervisor_rolling.core.setup_plan import signed
 from supervisor_rolling.ctl import program
-from supervisor_rolling.ctl.exit_status import CommandError
+from supervisor_rolling.ctl.exit_status import NO_PERMISSION, CommandError
 from supervisor_rolling.ctl.setup import files
 from supervisor_rolling.ctl.setup.configuration import read_configuration
 from supervisor_rolling.ctl.setup.host import ctl_problem
 from supervisor_rolling.ctl.setup.reload import checked, not_again
 from supervisor_rolling.ctl.setup.supervisord import ProgramError, Supervisord, find_supervisord
+
+NOBODY = 65534
 
 
 def configured(tmp_path: Path, main: str, **included: str) -> Path:
@@ -38,20 +42,42 @@ def test_include_is_read_relative_to_the_file(tmp_path: Path) -> None:
         rolling="[eventlistener:rolling]\ncommand = x --config %(here)s/y ; comment\n",
         other="[eventlistener:memmon]\ncommand = memmon\n",
     )
-    found = read_configuration(str(main), {"SITE": "/srv"})
+    found = read_configuration(str(main), {"SITE": "/srv"}, "/")
     assert found.includes == (f"{tmp_path}/conf.d/*.conf", f"{tmp_path}/more/*.ini", "/srv/x")
     assert found.sections["eventlistener:rolling"].file == f"{tmp_path}/conf.d/rolling.conf"
-    assert found.sections["eventlistener:rolling"].values == {"command": "x --config %(here)s/y"}
+    assert found.sections["eventlistener:rolling"].policy == f"{tmp_path}/y"
     assert found.pools == {"rolling", "memmon"}
 
 
 def test_file_without_include_has_none(tmp_path: Path) -> None:
-    assert read_configuration(str(configured(tmp_path, "[supervisord]\n")), {}).includes is None
+    assert read_configuration(str(configured(tmp_path, "[supervisord]\n")), {}, "/").includes is None
+
+
+@pytest.mark.parametrize(
+    ("command", "path"),
+    [
+        ("x", "/etc/supervisor/rolling.yaml"),
+        ("x --config r.yaml", "/run/r.yaml"),
+        ("x --config=/a%%b/r.yaml", "/a%b/r.yaml"),
+        ("x --config '/a b/%(program_name)s.yaml'", "/a b/rolling.yaml"),
+        ("x --config %(ENV_SITE)s/r.yaml --other", "/srv/r.yaml"),
+    ],
+)
+def test_policy_is_what_the_command_names(tmp_path: Path, command: str, path: str) -> None:
+    main = configured(tmp_path, f"[eventlistener:rolling]\ncommand = {command}\n")
+    found = read_configuration(str(main), {"SITE": "/srv"}, "/run")
+    assert found.sections["eventlistener:rolling"].policy == path
+
+
+@pytest.mark.parametrize("line", ["[include]\nfiles = %(ENV_NO)s/x", "[eventlistener:rolling]\ncommand = x 'y"])
+def test_value_that_cannot_be_read_is_an_error(tmp_path: Path, line: str) -> None:
+    with pytest.raises(CommandError, match=r"\[eventlistener:rolling\]|\[include\]"):
+        read_configuration(str(configured(tmp_path, f"{line}\n")), {}, "/")
 
 
 def test_missing_configuration_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CommandError, match="cannot be read"):
-        read_configuration(str(tmp_path / "nowhere"), {})
+        read_configuration(str(tmp_path / "nowhere"), {}, "/")
 
 
 # --- the process
@@ -74,11 +100,33 @@ def test_supervisord_is_found_by_its_command_line(tmp_path: Path) -> None:
     assert (found.python, found.flags) == (sys.executable, ("-B", "-W", "ignore"))
     assert (found.first_path, found.configuration) == (str(tmp_path), f"{tmp_path}/etc/x.conf")
     assert (found.uid, found.environment) == (os.geteuid(), {"A": "b"})
+    assert found.groups == (os.getegid(), *os.getgroups())
+
+
+def test_python_that_an_upgrade_replaced_is_found(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    shutil.copy(os.path.realpath(sys.executable), python)
+    (tmp_path / "supervisord").write_text("import time\nprint(flush=True)\ntime.sleep(60)\n", encoding="utf-8")
+    environment = {"PYTHONHOME": sys.base_prefix}
+    with subprocess.Popen([python, tmp_path / "supervisord"], stdout=subprocess.PIPE, env=environment) as process:
+        assert process.stdout
+        process.stdout.readline()
+        python.unlink()
+        shutil.copy(os.path.realpath(sys.executable), python)
+        found = find_supervisord(process.pid)
+        process.kill()
+    assert found.python == str(python)
+
+
+def test_program_has_the_rights_of_supervisord() -> None:
+    process = replace(supervisord("/"), uid=NOBODY, groups=(NOBODY, 33, 44))
+    script = "import os; print(os.getuid(), os.geteuid(), os.getgid(), sorted(os.getgroups()))"
+    assert process.run(["/usr/bin/python3", "-c", script]) == f"{NOBODY} {NOBODY} {NOBODY} [33, 44]\n"
 
 
 def supervisord(first_path: str, **environment: str) -> Supervisord:
     uid = os.geteuid()
-    return Supervisord(1, uid, "root", sys.executable, ("-S",), first_path, "", environment, "/")
+    return Supervisord(1, uid, "root", (0,), sys.executable, ("-S",), first_path, "", environment, "/")
 
 
 def test_import_is_tried_as_supervisord_would(tmp_path: Path) -> None:
@@ -112,7 +160,7 @@ def test_supervisorctl_of_another_python_is_noticed(
     script.write_text(f"#!/bin/sh\necho '{output}'\n", encoding="utf-8")
     script.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    found = ctl_problem("/etc/supervisord.conf")
+    found = ctl_problem("/etc/supervisord.conf", {})
     assert bool(found) == is_broken
     assert not found or f"{script} cannot import the plugin, so that every one of its commands fails" in found
 
@@ -162,6 +210,51 @@ def test_link_stays_a_link(tmp_path: Path) -> None:
     link.symlink_to(target)
     files.write(FileChange(str(link), "a\n", None))
     assert (link.is_symlink(), target.read_text(encoding="utf-8")) == (True, "a\n")
+
+
+def test_owner_and_mode_of_an_existing_file_stay(tmp_path: Path) -> None:
+    path = tmp_path / "rolling.yaml"
+    path.write_bytes(b"# mine\r\n")
+    path.chmod(0o640)
+    os.chown(path, 0, 33)
+    files.write(FileChange(str(path), f"{files.read(str(path))}more\n", files.read(str(path))))
+    there = path.stat()
+    assert (path.read_bytes(), there.st_mode & 0o777, there.st_gid) == (b"# mine\r\nmore\n", 0o640, 33)
+
+
+@pytest.mark.parametrize("text", ["plan\n", ""])
+@pytest.mark.parametrize("before", [None, "before\n"])
+def test_file_that_changed_meanwhile_is_kept(tmp_path: Path, text: str, before: str | None) -> None:
+    path = tmp_path / "x"
+    path.write_text("mine\n", encoding="utf-8")
+    with pytest.raises(CommandError, match="has changed meanwhile, and is kept"):
+        files.write(FileChange(str(path), text, before))
+    assert path.read_text(encoding="utf-8") == "mine\n"
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A file in a directory, both of which are root's alone."""
+    (tmp_path / "conf.d").mkdir(mode=0o755)
+    return tmp_path / "conf.d" / "x.conf"
+
+
+def test_place_of_root_is_read_and_written_as_root(place: Path) -> None:
+    files.require_root_alone(str(place), "web")
+    place.symlink_to("/etc/passwd")
+    files.require_root_alone(str(place), "web")
+
+
+@pytest.mark.parametrize("what", ["directory", "file", "link", "dangling link"])
+def test_place_of_another_user_is_left(place: Path, what: str) -> None:
+    if what == "file":
+        place.touch()
+    elif what != "directory":
+        place.symlink_to("/etc/passwd" if what == "link" else "/etc/nothing")
+    os.chown(place.parent if what == "directory" else place, NOBODY, NOBODY, follow_symlinks=False)
+    with pytest.raises(CommandError, match=r"because supervisord runs as web.*Fix: run setup as web") as error:
+        files.require_root_alone(str(place), "web")
+    assert error.value.status == NO_PERMISSION
 
 
 def test_missing_directory_is_an_error(tmp_path: Path) -> None:

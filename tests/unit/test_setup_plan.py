@@ -21,6 +21,7 @@ from supervisor_rolling.core.setup_facts import (
     Section,
 )
 from supervisor_rolling.core.setup_plan import (
+    Place,
     is_ours,
     make_plan,
     place_of_sections,
@@ -54,7 +55,7 @@ HOST = Host(
 WRITTEN = {change.path: change.text for change in make_plan(HOST, SEEN, []).files}
 SECTIONS = {
     RPCINTERFACE: Section(DROP_IN),
-    LISTENER: Section(DROP_IN, {"command": f"{HOST.listener} --config {POLICY}"}),
+    LISTENER: Section(DROP_IN, POLICY),
 }
 AFTER = replace(HOST, files=WRITTEN, sections=SECTIONS)
 SEEN_AFTER = replace(SEEN, policy_groups=("app",))
@@ -123,14 +124,32 @@ def test_percent_in_a_path_is_escaped() -> None:
 
 
 def test_sections_of_the_operator_stay() -> None:
-    elsewhere = {RPCINTERFACE: Section(MAIN), LISTENER: Section(MAIN, {"command": "x --config /srv/rolling.yaml"})}
-    (change,) = make_plan(replace(HOST, sections=elsewhere), SEEN, []).files
+    elsewhere = {RPCINTERFACE: Section(MAIN), LISTENER: Section(MAIN, "/srv/rolling.yaml")}
+    (change,) = make_plan(replace(HOST, sections=elsewhere, files={MAIN: "[supervisord]\n"}), SEEN, []).files
     assert change.path == "/srv/rolling.yaml"
 
 
 def test_package_drop_in_stays() -> None:
     host = replace(HOST, sections=SECTIONS, files={DROP_IN: "; of the package\n"})
     assert [change.path for change in make_plan(host, SEEN, []).files] == [POLICY]
+
+
+def test_sections_stay_where_they_are_when_include_changes() -> None:
+    host = replace(AFTER, includes=("/srv/*.conf", *(HOST.includes or ())), listener="/venv/bin/listener")
+    assert [change.path for change in make_plan(host, SEEN_AFTER, []).files] == [DROP_IN]
+    assert place_of_sections(host) == Place(DROP_IN)
+
+
+def test_path_with_a_blank_is_one_argument() -> None:
+    host = replace(HOST, main_file="/etc/my conf/supervisord.conf")
+    assert (
+        f"command = {HOST.listener} --config '/etc/my conf/rolling.yaml'\n" in make_plan(host, SEEN, []).files[0].text
+    )
+
+
+@pytest.mark.parametrize("path", ["/a ;b/listener", "/a #b/listener", "/a\nb/listener"])
+def test_path_that_supervisord_would_cut_is_refused(path: str) -> None:
+    assert "supervisord.conf cannot have the command" in problem(replace(HOST, listener=path))
 
 
 def test_other_file_of_nginx_is_named() -> None:
@@ -163,7 +182,7 @@ def test_without_rights_haproxy_drains_the_group() -> None:
     ],
 )
 def test_drop_in_is_where_include_reads(includes: tuple[str, ...], path: str) -> None:
-    place = place_of_sections(MAIN, includes)
+    place = place_of_sections(replace(HOST, includes=includes))
     assert (place.path, place.to_add) == (path, "")
 
 
@@ -174,7 +193,8 @@ def test_without_include_lines_to_add_are_named() -> None:
 
 
 def test_include_without_pattern_gets_one_more_file() -> None:
-    assert place_of_sections(MAIN, ("/a/x.conf",)).to_add == "files = /a/x.conf /etc/supervisor/rolling.conf"
+    place = place_of_sections(replace(HOST, includes=("/a/x.conf",)))
+    assert place.to_add == "files = /a/x.conf /etc/supervisor/rolling.conf"
 
 
 # --- what refuses it
@@ -273,6 +293,7 @@ def test_signature_tells_changes() -> None:
     assert split_ours("mine\n" + text) == ("mine\n", "a\n")
     assert (is_ours(text + "b\n"), split_ours(text + "b\n")) == (True, None)
     assert (is_ours("a\n"), split_ours("a\n")) == (False, None)
+    assert split_ours(text + "\udce9\n") is None  # a byte that is no UTF-8
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ from supervisor_rolling.core.setup_facts import FileChange, Host, Plan
 from supervisor_rolling.core.setup_plan import (
     is_ours,
     make_plan,
-    missing_include,
     place_of_sections,
     policy_path,
     split_ours,
@@ -55,12 +54,12 @@ def _write(session: Session, options: argparse.Namespace) -> int:
     is_written = False
     if plan.files and not options.dry_run:
         _require_yes(session, options, f"Write {_count(plan.files)}?")
-        for change in plan.files:
+        for change in reversed(plan.files):  # the sections last: the listener needs its rolling.yaml
             files.write(change)
         is_written = True
     is_loaded = host.is_loaded and not any(change.path != policy_path(host) for change in plan.files)
     _say(session, _outcome(host, plan, is_written, is_loaded, options))
-    may_reload = not (is_loaded or options.dry_run or missing_include(host))
+    may_reload = not (is_loaded or options.dry_run or place_of_sections(host).to_add)
     reports = _reload(session, plan) if may_reload and _wants_reload(session, options) else []
     if session.as_json:
         answer = {
@@ -114,7 +113,7 @@ def _outcome(host: Host, plan: Plan, is_written: bool, is_loaded: bool, options:
     if options.dry_run and plan.files:
         return [f"Nothing was changed: this was a dry run. Without --dry-run it writes {_count(plan.files)}"]
     lines = [f"Wrote {change.path}" for change in plan.files] if is_written else ["Nothing to do: all is written"]
-    if missing_include(host):
+    if place_of_sections(host).to_add:
         lines.append(f"Not loaded yet: {host.main_file} needs the lines above. Add them, then run setup again")
     elif options.reload and not is_loaded:
         return lines
@@ -164,11 +163,11 @@ def _remove(session: Session, options: argparse.Namespace) -> int:
     lines = [f"{path} was changed since setup wrote it, and is kept. Fix: remove it yourself" for path in kept]
     if left and not options.dry_run:
         _require_yes(session, options, f"Remove {_count(left)}?" if not any(left.values()) else "Remove this?")
-        is_unloaded = place_of_sections(host.main_file, host.includes).path in left  # else a package has the sections
+        is_unloaded = place_of_sections(host).path in left  # else a package has the sections
         if host.pid and is_unloaded:
             _stop_listener(session)
         for path, rest in left.items():
-            files.write(FileChange(path, rest, host.files[path])) if rest else files.remove(path)
+            files.write(FileChange(path, rest, host.files[path]))
         done = [f"Removed {'what setup added to ' if rest else ''}{path}" for path, rest in left.items()]
         lines = [*done, *lines, *([UNLOAD] if host.is_loaded and is_unloaded else [])]
     elif left:

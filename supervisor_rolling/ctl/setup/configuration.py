@@ -6,15 +6,25 @@ import configparser
 import glob
 import os
 import platform
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from supervisor.options import UnhosedConfigParser, expand
 
+from supervisor_rolling.core.policy import DEFAULT_FILE
 from supervisor_rolling.core.setup_facts import CTLPLUGIN, LISTENER, RPCINTERFACE, Section
 from supervisor_rolling.ctl.exit_status import FAILED, CommandError
 
 _POOL = "eventlistener:"
+
+_OF_PROGRAM: Mapping[str, object] = {
+    "program_name": "rolling",
+    "group_name": "rolling",
+    "process_num": 0,
+    "numprocs": 1,
+}
+"""What supervisord expands in the command of our listener, besides what it expands everywhere."""
 
 
 @dataclass(frozen=True)
@@ -26,16 +36,22 @@ class Configuration:
     pools: frozenset[str]  # the names of event listeners
 
 
-def read_configuration(main_file: str, environment: Mapping[str, str]) -> Configuration:
-    """The configuration of a supervisord with this environment. Raises CommandError where it cannot be read."""
+def read_configuration(main_file: str, environment: Mapping[str, str], directory: str) -> Configuration:
+    """The configuration of a supervisord with this environment and working directory. Raises CommandError where it
+    cannot be read."""
     main = _parsed(main_file)
-    includes = _includes(main, main_file, environment)
+    expansions = {
+        "here": os.path.dirname(os.path.abspath(main_file)),
+        "host_node_name": platform.node(),
+        **{f"ENV_{name}": value for name, value in environment.items()},
+    }
+    includes = _includes(main, expansions)
     files = [main_file, *(file for pattern in includes or () for file in sorted(glob.glob(pattern)))]
     parsers = {file: main if file == main_file else _parsed(file) for file in files}
     return Configuration(
         includes,
         {
-            name: Section(file, {key: parser.get(name, key) for key in parser.options(name)})
+            name: Section(file, _policy(parser, expansions, directory) if name == LISTENER else "")
             for file, parser in parsers.items()
             for name in (RPCINTERFACE, LISTENER, CTLPLUGIN)
             if parser.has_section(name)
@@ -54,14 +70,29 @@ def _parsed(path: str) -> configparser.RawConfigParser:
     return parser
 
 
-def _includes(
-    parser: configparser.RawConfigParser, main_file: str, environment: Mapping[str, str]
-) -> tuple[str, ...] | None:
+def _includes(parser: configparser.RawConfigParser, expansions: Mapping[str, str]) -> tuple[str, ...] | None:
     if not parser.has_option("include", "files"):
         return None
-    here = os.path.dirname(os.path.abspath(main_file))
-    expansions = {f"ENV_{name}": value for name, value in environment.items()}
-    text: str = expand(
-        parser.get("include", "files"), {"here": here, "host_node_name": platform.node(), **expansions}, "include.files"
-    )
-    return tuple(os.path.normpath(os.path.join(here, pattern)) for pattern in text.split())
+    patterns = _expanded(parser, "include", "files", expansions).split()
+    return tuple(os.path.normpath(os.path.join(expansions["here"], pattern)) for pattern in patterns)
+
+
+def _policy(parser: configparser.RawConfigParser, expansions: Mapping[str, str], directory: str) -> str:
+    """The rolling.yaml that the listener's command names."""
+    try:
+        words = shlex.split(_expanded(parser, LISTENER, "command", {**_OF_PROGRAM, **expansions}))
+    except ValueError as error:  # quotes
+        raise CommandError(f"command of [{LISTENER}] cannot be read: {error}", FAILED) from None
+    path = DEFAULT_FILE
+    for word, after in zip(words, [*words[1:], ""]):
+        option, is_joined, value = word.partition("=")
+        if option == "--config":
+            path = value if is_joined else after
+    return os.path.normpath(os.path.join(directory, path))
+
+
+def _expanded(parser: configparser.RawConfigParser, section: str, key: str, expansions: Mapping[str, object]) -> str:
+    try:
+        return str(expand(parser.get(section, key, fallback=""), expansions, f"{section}.{key}"))
+    except ValueError as error:
+        raise CommandError(f"[{section}] cannot be read: {error}", FAILED) from None

@@ -48,7 +48,7 @@ def look(session: Session) -> Found:
     """Look at the host. Raises CommandError."""
     process = find_supervisord(int(session.ask_supervisord("getPID")))
     main_file = _main_file(session, process)
-    configuration = read_configuration(main_file, process.environment)
+    configuration = read_configuration(main_file, process.environment, process.directory)
     infos = session.ask_supervisord("getAllProcessInfo")
     host = _host(session, process, main_file, configuration, infos, _imported(process))
     found = Found(_with_files(host), process)
@@ -67,12 +67,20 @@ def look_at_files(session: Session) -> Host:
         process = find_supervisord(int(session.ask_supervisord("getPID")))
     except (FileNotFoundError, ConnectionRefusedError):
         main_file = _main_file(session, None)
-        configuration = read_configuration(main_file, os.environ)
+        configuration = read_configuration(main_file, os.environ, os.path.dirname(main_file))
         return _with_files(Host(main_file, configuration.includes, sections=configuration.sections))
     main_file = _main_file(session, process)
-    configuration = read_configuration(main_file, process.environment)
-    host = Host(main_file, configuration.includes, process.pid, sections=configuration.sections)
-    return _with_files(replace(host, is_loaded=_is_loaded(session)))
+    configuration = read_configuration(main_file, process.environment, process.directory)
+    host = Host(
+        main_file,
+        configuration.includes,
+        process.pid,
+        user=process.user,
+        is_root=process.uid == 0,
+        sections=configuration.sections,
+        is_loaded=_is_loaded(session),
+    )
+    return _with_files(host)
 
 
 def _main_file(session: Session, process: Supervisord | None) -> str:
@@ -123,7 +131,7 @@ def _host(
             for group in sorted(groups - configuration.pools)
         },
         is_loaded=_is_loaded(session),
-        ctl_problem=ctl_problem(main_file) if CTLPLUGIN in configuration.sections else "",
+        ctl_problem=ctl_problem(main_file, process.rights()) if CTLPLUGIN in configuration.sections else "",
     )
 
 
@@ -135,7 +143,10 @@ def _listener(process: Supervisord, scripts: list[str]) -> str:
 
 
 def _with_files(host: Host) -> Host:
-    paths = [place_of_sections(host.main_file, host.includes).path, policy_path(host)]
+    """The host with its files. Raises CommandError where root must not read or write them."""
+    paths = [place_of_sections(host).path, policy_path(host)]
+    for path in () if host.is_root else paths:
+        files.require_root_alone(path, host.user)
     texts = {path: files.read(path) for path in paths}
     return replace(host, files={path: text for path, text in texts.items() if text is not None})
 
@@ -149,9 +160,9 @@ def _pids(infos: list[Mapping[str, Any]], pools: frozenset[str]) -> dict[str, di
     return groups
 
 
-def ctl_problem(main_file: str) -> str:
+def ctl_problem(main_file: str, rights: Mapping[str, Any]) -> str:
     """Why the supervisorctl of this host cannot load our plugin: it may run with another Python than supervisord, and
-    a plugin that it cannot import ends it."""
+    a plugin that it cannot import ends it. ``rights``: it runs what the configuration names, see ``Supervisord``."""
     program = shutil.which("supervisorctl")
     if not program:
         return ""
@@ -163,6 +174,7 @@ def ctl_problem(main_file: str) -> str:
             text=True,
             timeout=CTL_TIMEOUT,
             check=False,
+            **rights,
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""

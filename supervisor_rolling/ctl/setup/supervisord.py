@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import pwd
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,9 @@ RUN_TIMEOUT = 90.0
 
 _NO_SCRIPT = ("-m", "-c")
 """Options of Python that name what to run."""
+
+_REPLACED = " (deleted)"
+"""What the kernel adds to the path of a program that an upgrade has replaced."""
 
 _CONFIGURATION = ("-c", "--configuration")
 
@@ -57,6 +61,7 @@ class Supervisord:
     pid: int
     uid: int
     user: str
+    groups: tuple[int, ...]  # the numbers of its groups, the effective one first
     python: str  # as it was called: that of a virtual environment is a link
     flags: tuple[str, ...]  # of Python
     first_path: str  # sys.path[0]
@@ -64,12 +69,14 @@ class Supervisord:
     environment: Mapping[str, str]
     directory: str
 
+    def rights(self) -> dict[str, Any]:
+        """The arguments with which ``subprocess`` gives a program the rights of supervisord, and not those of root."""
+        if os.geteuid() != 0 or self.uid == 0:
+            return {}
+        return {"user": self.uid, "group": self.groups[0], "extra_groups": list(self.groups[1:])}
+
     def run(self, command: Sequence[str], given: str = "") -> str:
         """What a program prints that gets a text, run as supervisord would. Raises ProgramError."""
-        other: dict[str, Any] = {}
-        if os.geteuid() == 0 and self.uid != 0:
-            gid = pwd.getpwuid(self.uid).pw_gid
-            other = {"user": self.uid, "group": gid, "extra_groups": os.getgrouplist(self.user, gid)}
         try:
             done = subprocess.run(
                 command,
@@ -81,7 +88,7 @@ class Supervisord:
                 cwd=self.directory,
                 timeout=RUN_TIMEOUT,
                 check=False,
-                **other,
+                **self.rights(),
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise ProgramError(printable(error)) from None
@@ -94,7 +101,10 @@ class Supervisord:
         """Whether its Python can import the plugin: ``version`` or ``problem``; ``scripts``: directories of programs.
         Raises ProgramError."""
         text = self.run([self.python, *self.flags, "-c", _IMPORT, self.first_path])
-        found: Mapping[str, Any] = json.loads(text.splitlines()[-1])
+        try:
+            found: Mapping[str, Any] = json.loads(text.splitlines()[-1])
+        except (IndexError, ValueError):
+            raise ProgramError(f"it printed no answer: {printable(text)}") from None
         return found
 
 
@@ -104,6 +114,7 @@ def find_supervisord(pid: int) -> Supervisord:
         words = _strings(pid, "cmdline")
         environment = dict(one.partition("=")[::2] for one in _strings(pid, "environ"))
         exe, directory = os.readlink(f"/proc/{pid}/exe"), os.readlink(f"/proc/{pid}/cwd")
+        groups = _groups("\n".join(_strings(pid, "status")))
         uid = os.stat(f"/proc/{pid}").st_uid
         is_here = os.stat(f"/proc/{pid}/ns/net").st_ino == os.stat("/proc/self/ns/net").st_ino
     except PermissionError:
@@ -124,7 +135,8 @@ def find_supervisord(pid: int) -> Supervisord:
         pid,
         uid,
         _user(uid),
-        _python(words[0], exe, environment),
+        groups,
+        _python(words[0], exe.removesuffix(_REPLACED), environment),
         tuple(flags),
         first_path,
         os.path.join(directory, named) if named else "",
@@ -158,6 +170,13 @@ def _python(called: str, exe: str, environment: Mapping[str, str]) -> str:
     environment by it."""
     path = called if called.startswith("/") else shutil.which(called, path=environment.get("PATH", "")) or ""
     return path if path and os.path.realpath(path) == os.path.realpath(exe) else exe
+
+
+def _groups(status: str) -> tuple[int, ...]:
+    """Those of a process, from its /proc/PID/status: the effective one, and the others."""
+    effective = re.search(r"^Gid:\t\d+\t(\d+)", status, re.MULTILINE)
+    others = re.search(r"^Groups:\t([\d ]*)", status, re.MULTILINE)
+    return tuple(int(one) for found in (effective, others) if found for one in found[1].split())
 
 
 def _user(uid: int) -> str:

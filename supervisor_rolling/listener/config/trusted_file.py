@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import stat
 
+from supervisor_rolling import file_trust
 from supervisor_rolling.core.errors import ConfigError
-from supervisor_rolling.listener.system import file_trust
 
 _OTHER_FILE = "Fix: name another file with --config"
 

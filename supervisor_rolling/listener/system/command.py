@@ -17,9 +17,9 @@ import threading
 import time
 from collections.abc import Mapping
 
+from supervisor_rolling import file_trust
 from supervisor_rolling.core.policy import Hook
 from supervisor_rolling.core.text import printable
-from supervisor_rolling.listener.system import file_trust
 
 log = logging.getLogger("supervisor_rolling")
 

@@ -1,8 +1,7 @@
-"""Which paths root may obey: files that it executes, and files that tell it what to do.
+"""Which paths root may obey: files that it executes, files that tell it what to do, and files that it writes.
 
 The rules are those of sshd: only root may write the file, and no directory and no symbolic link that leads to it may
-let another user put a different file in its place. A listener that does not run as root is not so strict: it
-returns no problem.
+let another user put a different file in its place. Only for root there are problems.
 """
 
 from __future__ import annotations
@@ -59,6 +58,20 @@ def of_opened(path: str, info: os.stat_result) -> list[TrustProblem]:
     found = list(_of(path, info, "another user could change what root does"))
     found += [one for step, there in way_to(path) for one in _of(step, there, replaced)]
     return list(dict.fromkeys(found))
+
+
+def of_place(path: str) -> list[TrustProblem]:
+    """What lets another user choose which file a path leads to, where there need not be one yet."""
+    if os.geteuid() != 0:
+        return []
+    folder = os.path.dirname(path)
+    try:
+        found = of_opened(folder, os.stat(folder))
+        if os.path.islink(path):
+            found += _of(path, os.lstat(path), "another user could change what root does")
+    except OSError as error:
+        return [TrustProblem(path, f"cannot be checked: {error.strerror}", "use a path that root can follow")]
+    return list(dict.fromkeys([*found, *of_file(path)]))
 
 
 def of_command(command: Sequence[str]) -> list[TrustProblem]:
