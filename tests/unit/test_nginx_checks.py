@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from supervisor_rolling.codec import dump as dump_json
-from supervisor_rolling.core.checks.nginx import findings, group_in_nginx, min_ready_for, min_ready_why
+from supervisor_rolling.core.checks.nginx import findings, group_in_nginx, min_ready_for, min_ready_why, unreadable
 from supervisor_rolling.core.nginx_config import Nginx
 from supervisor_rolling.core.policy import BalancerPolicy, DrainPolicy, Policy, PortRule
 from supervisor_rolling.listener import balancer_config
@@ -332,6 +332,16 @@ def test_unreadable_configuration_raises_with_reason(tmp_path: Path, text: str, 
     with pytest.raises(UnreadableError) as error:
         read_nginx(str(path))
     assert why in str(error.value)
+
+
+def test_finding_has_the_fix_of_the_problem_at_its_end() -> None:
+    failed = Nginx((), (), problem="/usr/sbin/nginx -T fails: it is wrong. Fix: correct that")
+    finding = unreadable(failed, Policy("app", PortRule(), min_ready_auto=False))
+    assert (
+        finding.text
+        == "/usr/sbin/nginx -T fails: it is wrong, so it is not known what nginx does while a port is closed"
+    )
+    assert finding.fix == "correct that"
 
 
 def test_failing_nginx_T_raises_with_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

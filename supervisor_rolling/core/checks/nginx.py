@@ -95,14 +95,14 @@ def findings(
 
 def unreadable(nginx: Nginx, policy: Policy) -> Finding:
     """A configuration that exists, or that the operator has named, and does not have the group."""
-    why = nginx.problem or "no upstream in it has a port of the group"
+    why, _, fix = (nginx.problem or "no upstream in it has a port of the group").partition(". Fix: ")
     named = policy.balancer.nginx
     return Finding(
         "nginx.unreadable",
         f"balancer.nginx: {named}" if named else "nginx",
         f"{why}, so it is not known what nginx does while a port is closed"
         f"{f', and min_ready_seconds: auto is {policy.min_ready_seconds:g}' if policy.min_ready_auto else ''}",
-        "name nginx.conf, or a file with what nginx -T prints where nginx runs" if named else "",
+        fix or ("name nginx.conf, or a file with what nginx -T prints where nginx runs" if named else ""),
     )
 
 
