@@ -534,7 +534,8 @@ def test_server_that_does_not_obey_is_named(haproxy: FakeHaproxy, make: Callable
 def test_missing_socket_is_an_error(make: Callable[..., PortGate], haproxy: FakeHaproxy) -> None:
     haproxy.path.unlink()
     with pytest.raises(
-        GateError, match=r"There is no HAProxy socket .*admin.sock. Fix: correct gate.socket, or write `stats socket"
+        GateError,
+        match=r"There is no HAProxy socket .*admin.sock. Fix: start HAProxy; if it is running, correct gate.socket, or",
     ):
         make().check()
 

@@ -147,7 +147,8 @@ class RuntimeApi:
             )
         if isinstance(error, FileNotFoundError):
             fix = (
-                f"correct gate.socket, or write `stats socket {path} level admin` in the global section of haproxy.cfg"
+                "start HAProxy; if it is running, correct gate.socket, or write "
+                f"`stats socket {path} level admin` in the global section of haproxy.cfg"
             )
             return GateError(f"There is no HAProxy socket {path}. Fix: {fix}")
         if isinstance(error, ConnectionRefusedError):
