@@ -19,8 +19,8 @@ import pytest
 import yaml
 
 from supervisor_rolling.listener.gates.iptables_chain import xtables_lock
-from tests.support import haproxy, proc, reconcile_times
-from tests.support.look import assert_no_failures, pids, rolling, rules, users, wait_running
+from tests.support import haproxy, older_plugin, proc, reconcile_times
+from tests.support.look import assert_no_failures, listener_log, pids, rolling, rules, users, wait_running
 from tests.support.stack import Stack
 
 NGINX = {"nginx": "%(here)s/nginx.conf"}
@@ -104,6 +104,19 @@ def test_good_setup_has_no_finding_and_stays_untouched(group: Callable[..., Stac
     assert (pids(stack), rules()) == (before, closed)
     report = checked(stack)
     assert (report["ok"], report["findings"], report["skipped"]) == (True, [], [])
+
+
+def test_half_done_upgrade_is_named(start: Callable[..., Stack]) -> None:
+    """supervisord has the plugin of before, and the listener and the commands are new."""
+    setup = {"application": "tests.support.light_app", "supervisord": "tests.support.older_plugin"}
+    stack = start(2, setup=setup, warmup={"requests": ["/"]})
+    loaded = f"supervisord has version {older_plugin.VERSION} of the plugin loaded, and this"
+    stack.wait_until(lambda: f"{loaded} listener is version" in listener_log(stack), 20.0, "the listener says so")
+    done = stack.ctl("rolling_check", "app")
+    assert (done.returncode, done.stdout.startswith(f"ERROR: {loaded} command is version")) == (7, True), done.stdout
+    assert "the crash guard are stalled. Fix: at a quiet moment stop supervisord and start it" in done.stdout
+    assert stack.ctl("rolling_status").stdout.startswith(loaded)
+    assert listener_log(stack).count(loaded) == 1, "once, and not in each reconcile"
 
 
 def test_defaults_have_one_warning_about_max_fails(start: Callable[..., Stack]) -> None:
