@@ -285,7 +285,7 @@ class HistoryPolicy:
 
 @dataclass(frozen=True)
 class MetricsPolicy:
-    """Metrics for Prometheus; they need ``pip install prometheus_client``."""
+    """Metrics for Prometheus; they need ``prometheus_client`` (Debian: ``python3-prometheus-client``)."""
 
     #: The address and port to listen on, such as ``127.0.0.1:9180``. By default there are no metrics.
     listen: Annotated[str, "address and port"] = ""

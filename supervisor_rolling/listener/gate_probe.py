@@ -156,7 +156,7 @@ class RealGateProbes:
         """See ``GateProbes.metrics``."""
         host, _, port = address.rpartition(":")
         if importlib.util.find_spec("prometheus_client") is None:
-            fix = "pip install prometheus_client, with the pip of the listener's Python"
+            fix = "pip install prometheus_client (Debian: python3-prometheus-client) for the listener's Python"
             return "prometheus_client is missing", fix
         try:
             _listening(host.strip("[]"), int(port)).close()

@@ -123,7 +123,10 @@ class PrometheusMetrics:
             log.info("metrics are at http://%s/metrics", address)
             self._warning = ""
         except ImportError:
-            self._warn("no metrics: prometheus_client is not installed. Fix: pip install prometheus_client")
+            self._warn(
+                "no metrics: prometheus_client is not installed. Fix: pip install prometheus_client (Debian: "
+                "python3-prometheus-client) for the listener's Python, then supervisorctl restart rolling"
+            )
         except OSError as error:
             why = error.strerror or error
             self._warn(f"no metrics: cannot listen on {address}: {why}. Fix: set another address in metrics.listen")

@@ -192,5 +192,5 @@ def test_missing_library_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert RealGateProbes().metrics("127.0.0.1:9181") == (
         "prometheus_client is missing",
-        "pip install prometheus_client, with the pip of the listener's Python",
+        "pip install prometheus_client (Debian: python3-prometheus-client) for the listener's Python",
     )
