@@ -105,7 +105,7 @@ def check_not_last_serving(rollout: Rollout, processes: Mapping[str, Process]) -
         return
     raise RefusedError(
         f"{rollout.group}:{running[0]} is the only process of {rollout.group} that serves: requests would fail while "
-        f"it restarts. Fix: start another one, or accept it: rolling_restart {rollout.group} --force",
+        f"it restarts. Fix: start another one, or accept it: supervisorctl rolling_restart {rollout.group} --force",
         "rollout.last_serving",
     )
 

@@ -19,7 +19,7 @@ _VERBS = "|".join(map(verb, COMMANDS))
 _SUPERVISORS = "tail|maintail|start|stop|restart|status|reload|update|signal"
 _OUR_COMMAND = re.compile(rf"(?<![\w./-])(?:supervisorctl )?(help )?{PREFIX}({_VERBS})(?![\w-])")
 _OTHER_COMMAND = re.compile(rf"(?<![\w./-])supervisorctl (?=(?:{_SUPERVISORS})\b)")
-_ANY_COMMAND = re.compile(rf"(?<![\w./-])supervisorctl (?=(?:{_SUPERVISORS}|{PREFIX}(?:{_VERBS}))\b)")
+_ANY_COMMAND = re.compile(rf"(?<![\w./-])supervisorctl (?=(?:{_SUPERVISORS}|(?:help )?{PREFIX}(?:{_VERBS}))\b)")
 _TAIL = re.compile(r"(?<![\w./-])(supervisorctl tail (\S+)) stderr(?![\w-])")
 
 

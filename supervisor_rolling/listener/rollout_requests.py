@@ -290,7 +290,10 @@ def raise_if_blocked(report: Report) -> None:
     if errors:
         count = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
         more = [f"and {len(errors) - MAX_LISTED} more"] if len(errors) > MAX_LISTED else []
-        ways = f"All of them: rolling_check {report.group}. To ignore them: rolling_restart {report.group} --force"
+        ways = (
+            f"All of them: supervisorctl rolling_check {report.group}. To ignore them: supervisorctl rolling_restart "
+            f"{report.group} --force"
+        )
         head = f"a rollout of {report.group} is refused because of {count}:"
         raise RefusedError("\n".join([head, *map(_finding_text, errors[:MAX_LISTED]), *more, ways]))
 

@@ -624,8 +624,8 @@ def test_error_refuses_rollout_and_plan_unless_forced():
         assert head == "a rollout of app is refused because of 1 error:"
         assert "has one server only" in finding
         assert ". Fix: " in finding
-        assert ways.startswith("All of them: rolling_check app. ")
-        assert request.text.endswith("To ignore them: rolling_restart app --force")
+        assert ways.startswith("All of them: supervisorctl rolling_check app. ")
+        assert request.text.endswith("To ignore them: supervisorctl rolling_restart app --force")
     world = World(3)
     world.balancers.nginx = LONE
     assert rolled(world, force=True).rollout().status is Status.DONE

@@ -104,7 +104,7 @@ def test_commands_in_a_text_keep_the_programs_options(text: str, found: str) -> 
             "To continue: supervisorctl rolling_resume app",
             "To continue: supervisorctl -c /etc/s.conf rolling_resume app",
         ),
-        ("Try: supervisorctl help rolling_check", "Try: supervisorctl help rolling_check"),
+        ("Try: supervisorctl help rolling_check", "Try: supervisorctl -c /etc/s.conf help rolling_check"),
         ("See: supervisorctl tail app stderr", "See: supervisorctl -c /etc/s.conf tail app stderr"),
         ("rolling_abort ends it", "rolling_abort ends it"),
     ],

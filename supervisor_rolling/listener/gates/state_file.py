@@ -70,8 +70,8 @@ class StateFile:
             return {}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             log.warning(
-                "cannot read which servers the previous listener has drained from %s: %s. Fix: see rolling_check for "
-                "servers that are still drained, and set them to ready",
+                "cannot read which servers the previous listener has drained from %s: %s. Fix: supervisorctl "
+                "rolling_check GROUP names the servers that are still drained; set them to ready",
                 self.path,
                 error,
                 extra={"code": "gate.state_file"},
