@@ -7,27 +7,16 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.support.balancers import CADDY, CADDY_NO_POOL, HAPROXY_NO_POOL, RETRYING, VARNISH_NO_POOL
 from tests.support.look import all_open, assert_no_failures, pids, rolling, users
 from tests.support.stack import Stack
 
 pytestmark = pytest.mark.needs("balancers")
 
-CADDY_NO_POOL = "transport http {\n keepalive off\n }"
-CADDY = f"{CADDY_NO_POOL}\n lb_retries 3\n lb_try_duration 5s\n lb_try_interval 10ms\n fail_duration 1s"
-VARNISH_NO_POOL = 'sub vcl_backend_fetch { set bereq.http.Connection = "close"; }'
-VARNISH = f"{VARNISH_NO_POOL}\nsub vcl_backend_error {{\n    return (retry);\n}}"
-HAPROXY_NO_POOL = "option http-server-close"
-
 REFUSED = {
     "Debian's haproxy.cfg": ("plain-haproxy", HAPROXY_NO_POOL, "HAProxy", "gate: {backend: haproxy"),
     "Caddy's defaults": ("caddy", CADDY_NO_POOL, "Caddy", "lb_retries 3, lb_try_duration 5s"),
     "Varnish's defaults": ("varnish", VARNISH_NO_POOL, "Varnish", "sub vcl_backend_error { return (retry); }"),
-}
-RETRYING = {
-    "haproxy": ("plain-haproxy", f"{HAPROXY_NO_POOL}\n    option redispatch 1", ""),
-    "caddy": ("caddy", CADDY, ""),
-    "varnish": ("varnish", VARNISH, ""),
-    "apache": ("apache2", "", "retry=0 disablereuse=On"),
 }
 
 

@@ -15,6 +15,24 @@ if TYPE_CHECKING:
 
 NAMES = ("caddy", "apache2", "varnish", "plain-haproxy")
 
+# --- what makes each try another server, and keep no connections; the pages in docs/balancers have the same lines
+
+CADDY_NO_POOL = "transport http {\n keepalive off\n }"
+CADDY = f"{CADDY_NO_POOL}\n lb_retries 3\n lb_try_duration 5s\n lb_try_interval 10ms\n fail_duration 1s"
+VARNISH_NO_POOL = 'sub vcl_backend_fetch { set bereq.http.Connection = "close"; }'
+VARNISH = f"{VARNISH_NO_POOL}\nsub vcl_backend_error {{\n    return (retry);\n}}"
+HAPROXY_NO_POOL = "option http-server-close"
+
+RETRYING = {
+    "haproxy": ("plain-haproxy", f"{HAPROXY_NO_POOL}\n    option redispatch 1", ""),
+    "caddy": ("caddy", CADDY, ""),
+    "varnish": ("varnish", VARNISH, ""),
+    "apache": ("apache2", "", "retry=0 disablereuse=On"),
+}
+"""By name: the balancer, and the lines for ``Setup.upstream`` and ``Setup.peer``."""
+
+# --- the configurations
+
 CADDYFILE = """\
 {{
     admin off

@@ -15,7 +15,7 @@ def examples(page: Path, language: str) -> list[str]:
     """The code blocks of a page in a language."""
     text = page.read_text(encoding="utf-8")
     found = re.findall(
-        rf"^( *)\.\. code-block:: {language}\n(?:\1   :.*\n)*\n((?:\1    .*\n|\n)+)", text + "\n", re.MULTILINE
+        rf"^( *)\.\. code-block:: {language}\n(?:\1   :.*\n)*\n((?:\1 +.*\n|\n)+)", text + "\n", re.MULTILINE
     )
     return [textwrap.dedent(block).strip() + "\n" for _, block in found]
 
