@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from supervisor_rolling import __version__
+from supervisor_rolling import __version__, file_trust
 from supervisor_rolling.codec import dump, load
 from supervisor_rolling.core.checks import clients, nginx
 from supervisor_rolling.core.endpoint import Endpoints, tcp
@@ -77,6 +77,8 @@ def _inspection(question: Question) -> Inspection:
 
 def _policies(path: str, text: str) -> tuple[Config, str]:
     """What rolling.yaml says, and why it cannot be used: it need not exist."""
+    if problems := file_trust.of_place(path):
+        return Config(), "\n".join(map(str, problems))
     if not text and config.mark(path) == "missing":
         return Config(), ""
     try:

@@ -71,7 +71,8 @@ def _write(session: Session, options: argparse.Namespace) -> int:
             "checks": reports,
         }
         session.print(answer, [])
-    return DONE if all(report["ok"] for report in reports) else FAILED
+    is_left_out = options.reload and not (is_loaded or reports or options.dry_run)
+    return FAILED if is_left_out or not all(report["ok"] for report in reports) else DONE
 
 
 def _verified(found: Found, plan: Plan) -> Plan:
@@ -157,12 +158,12 @@ def _remove(session: Session, options: argparse.Namespace) -> int:
     host = look_at_files(session)
     left = {path: parts[0] for path, text in host.files.items() if (parts := split_ours(text))}
     kept = [path for path, text in host.files.items() if is_ours(text) and path not in left]
-    if host.is_loaded and left:
-        _require_no_rollout(session)
     _say(session, [f"{path}: {'what setup added is ' if rest else ''}to be removed" for path, rest in left.items()])
     lines = [f"{path} was changed since setup wrote it, and is kept. Fix: remove it yourself" for path in kept]
     if left and not options.dry_run:
         _require_yes(session, options, f"Remove {_count(left)}?" if not any(left.values()) else "Remove this?")
+        if host.is_loaded:
+            _require_no_rollout(session)
         is_unloaded = place_of_sections(host).path in left  # else a package has the sections
         if host.pid and is_unloaded:
             _stop_listener(session)

@@ -1,0 +1,96 @@
+"""What ``supervisor_rolling_listener --inspect`` sees of a host."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from supervisor_rolling.codec import load
+from supervisor_rolling.core.setup_facts import Inspection
+from supervisor_rolling.listener import inspection
+
+NOBODY = 65534
+
+
+def inspected(policy: Path, text: str = "", **groups: dict[str, int]) -> Inspection:
+    question = {"policy": str(policy), "policy_text": text, "groups": groups}
+    return load(Inspection, json.loads(inspection.answer(json.dumps(question))))
+
+
+def test_missing_policy_is_no_problem(tmp_path: Path) -> None:
+    found = inspected(tmp_path / "rolling.yaml")
+    assert (found.policy_groups, found.policy_problem, found.gate_problem) == ((), "", "")
+    assert found.gate in {"iptables", "nftables"}
+
+
+def test_text_is_read_in_place_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "rolling.yaml"
+    path.write_text("groups: {app: {}}\n", encoding="utf-8")
+    assert inspected(path).policy_groups == ("app",)
+    assert inspected(path, "groups: {api: {}}\n").policy_groups == ("api",)
+    assert "rolling.yaml:1: what: unknown key" in inspected(path, "what: 1\n").policy_problem
+
+
+@pytest.mark.parametrize("text", ["", "groups: {app: {}}\n"])
+def test_place_that_root_must_not_trust_is_a_problem(tmp_path: Path, text: str) -> None:
+    (folder := tmp_path / "srv").mkdir()
+    os.chown(folder, NOBODY, NOBODY)
+    found = inspected(folder / "rolling.yaml", text)
+    assert f"{folder}: belongs to the user {NOBODY}" in found.policy_problem
+    assert found.policy_groups == ()
+
+
+class Application(http.server.BaseHTTPRequestHandler):
+    """Answers what ``statuses`` has, else 404."""
+
+    statuses: ClassVar[dict[str, int]] = {}
+
+    def do_GET(self) -> None:
+        self.send_response(self.statuses.get(self.path, 404))
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """At which this process listens."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Application) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("statuses", "ready", "root"),
+    [
+        ({"/": 200, "/ping": 200}, "/ping", 200),
+        ({"/": 302}, "", 302),
+        ({"/healthz": 200, "/ping": 200}, "/healthz", 404),
+    ],
+)
+def test_first_path_that_answers_200_is_ready(
+    port: int, monkeypatch: pytest.MonkeyPatch, statuses: dict[str, int], ready: str, root: int
+) -> None:
+    monkeypatch.setattr(Application, "statuses", statuses)
+    monkeypatch.setattr(inspection, "unfit", lambda _: "")  # one process
+    monkeypatch.setattr(inspection, "_with_balancer", lambda group: group)
+    (group,) = inspected(Path("/nowhere/rolling.yaml"), app={"app-0": os.getpid()}).groups
+    assert (group.ports, group.ready, group.root_status) == ({"app-0": (port,)}, ready, root)
+
+
+def test_group_that_does_not_fit_is_asked_nothing(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Application, "statuses", {"/": 200})
+    (group,) = inspected(Path("/nowhere/rolling.yaml"), app={"app-0": os.getpid()}).groups
+    assert (group.ports, group.root_status) == ({"app-0": (port,)}, 0)
