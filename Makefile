@@ -13,7 +13,7 @@ PACKAGES = nginx libnginx-mod-http-upstream-fair haproxy iptables nftables libnf
 
 # What some tests need besides: @pytest.mark.needs("browser") installs it, if the test is selected. Node's own packages have
 # npm in them, Debian's do not.
-NEEDS = needs-balancers needs-browser needs-node needs-shells
+NEEDS = needs-balancers needs-browser needs-node needs-shells needs-uwsgi
 NODE_CLIENT = .venv/node/node_modules/xmlrpc
 
 SPHINX = $(PYTHON) -m sphinx -q -W --keep-going -n
@@ -122,6 +122,9 @@ needs-browser:
 
 needs-shells:
 	@sh tests/support/install.sh zsh
+
+needs-uwsgi:
+	@sh tests/support/install.sh uwsgi-core uwsgi-plugin-python3
 
 needs-node: $(NODE_CLIENT)
 	@:

@@ -64,6 +64,7 @@ class Setup:
     nginx_port: int = 8080  # of the balancer
     startsecs: int = 1
     program: str = ""  # more lines of [program:app]
+    section: str = ""  # the whole of it, in place of the one that is made of the fields above
     supervisor: str = ""  # more sections of supervisord.conf
     loglevel: str = "info"  # supervisord's
     balance: str = "fair;"  # the first line of the upstream
@@ -118,6 +119,11 @@ loglevel={loglevel}
 supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
 [supervisorctl]
 serverurl=unix://{here}/s.sock
+{section}
+{supervisor}
+"""
+
+PROGRAM = """\
 [program:{group}]
 command={python} -m {application} --port %(process_num)d --address {address}
 directory={root}
@@ -126,7 +132,6 @@ numprocs={processes}
 numprocs_start={first_port}
 startsecs={startsecs}
 {program}
-{supervisor}
 """
 
 NGINX_CONF = """\
@@ -334,6 +339,19 @@ class Stack:
             (self.directory / name).chmod(0o644)  # whatever the umask: root obeys no policy that others may write
         text = SUPERVISORD_CONF.format(
             here=_escaped(self.directory),
+            section=setup.section.replace("%(here)s", _escaped(self.directory)) or self._section(),
+            supervisor=setup.supervisor,
+            loglevel=setup.loglevel,
+        )
+        self.supervisord_conf.write_text(text, encoding="utf-8")
+        self.nginx_conf.write_text(self._nginx_text(), encoding="utf-8")
+        haproxy.conf(self.directory).write_text(haproxy.text(self.directory, setup), encoding="utf-8")
+        if setup.balancer in balancers.NAMES:
+            balancers.conf(self.directory, setup).write_text(balancers.text(self.directory, setup), encoding="utf-8")
+
+    def _section(self) -> str:
+        setup = self.setup
+        return PROGRAM.format(
             python=_escaped(shlex.quote(sys.executable)),
             root=_escaped(ROOT),
             group=GROUP,
@@ -343,14 +361,7 @@ class Stack:
             first_port=setup.first_port,
             startsecs=setup.startsecs,
             program=setup.program,
-            supervisor=setup.supervisor,
-            loglevel=setup.loglevel,
         )
-        self.supervisord_conf.write_text(text, encoding="utf-8")
-        self.nginx_conf.write_text(self._nginx_text(), encoding="utf-8")
-        haproxy.conf(self.directory).write_text(haproxy.text(self.directory, setup), encoding="utf-8")
-        if setup.balancer in balancers.NAMES:
-            balancers.conf(self.directory, setup).write_text(balancers.text(self.directory, setup), encoding="utf-8")
 
     def _nginx_text(self) -> str:
         setup = self.setup
