@@ -22,7 +22,7 @@ def require_root_alone(path: str, user: str) -> None:
     for problem in file_trust.of_place(path):
         text = (
             f"{path} is not read or written as root, because supervisord runs as {user}. {problem.path}: {problem.text}"
-            f". Fix: run setup as {user}"
+            f". Fix: run setup as {user}, or {problem.fix}"
         )
         raise CommandError(with_see(text, "setup.rights"), NO_PERMISSION)
 
