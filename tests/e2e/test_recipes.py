@@ -121,7 +121,7 @@ def test_recipe_replaces_all_without_failure(
 ) -> None:
     with running(tmp_path, page, files(), nginx) as stack:
         checked, before = stack.ctl("rolling_check", GROUP).stdout, pids(stack)
-        with users(stack) as load:
+        with users(stack, rate=30) as load:
             done = stack.ctl("rolling_restart", GROUP, "--max-unavailable", "2")
         assert done.returncode == 0, done.stdout
         assert checked.startswith("app: no finding."), checked
