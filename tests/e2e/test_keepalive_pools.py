@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.support.endpoints import nft_tables
 from tests.support.look import (
@@ -23,6 +24,7 @@ from tests.support.look import (
     wait_open,
     wait_stage,
 )
+from tests.support.pages import example
 from tests.support.stack import Stack
 from tests.support.waiting import wait_until
 
@@ -121,3 +123,18 @@ def test_killed_listener_loses_no_pooled_request(pooled: Callable[..., Stack]) -
     wait_open(stack)
     assert not any(map(is_keepalive_table, nft_tables()))
     assert "a defect" not in listener_log(stack)
+
+
+def test_pool_of_the_page_that_soon_ends_loses_nothing(light: Callable[..., Stack]) -> None:
+    lines = example("balancers/keepalive.rst", "nginx", "keepalive_time").replace("5s;", "2s;").splitlines()
+    upstream = " ".join(line.strip() for line in lines if line.strip().startswith("keepalive"))
+    assert upstream == "keepalive 32; keepalive_time 2s; keepalive_timeout 2s;"
+    (group,) = yaml.safe_load(example("balancers/keepalive.rst", "yaml", "on_timeout"))["groups"].values()
+    setup = {"balance": "least_conn;", "upstream": upstream, "server": POOL}
+    stack = light(3, setup, min_ready_seconds=0, drain=group["drain"])
+    with users(stack, rate=80.0, posts=0.5) as load:
+        done = stack.ctl("rolling_restart", "app")
+    assert done.returncode == 0, done.stdout
+    assert_no_failures(load.report())
+    assert [one["lingering_connections"] for one in rolling(stack)["processes"]] == [0] * 3
+    assert max(one["drained"] for one in rolling(stack)["processes"]) < group["drain"]["timeout"] / 2
