@@ -260,8 +260,10 @@ def _upgrade(packaged: PackagedHost, package: str) -> None:
 def _remove(packaged: PackagedHost) -> None:
     host, outcome = packaged.host, packaged.outcome
     with packaged.users("rollout and removal"):
-        packaged.in_the_middle()
-        packaged.say("dpkg", "--remove", "supervisor-rolling")
+        with socket.create_connection(("127.0.0.1", LAST_PORT)):  # the rollout runs until it is aborted
+            packaged.in_the_middle()
+            text = packaged.say("dpkg", "--remove", "supervisor-rolling")
+        outcome.require("aborting the rollout of app" in text, "the rollout is aborted")
         outcome.require(len(packaged.pids()) == PROCESSES, "removal in a rollout: every program runs")
         outcome.require(look.rules() == [], "no rule is left")
         outcome.require(not (host.root / DROP_IN.lstrip("/")).is_symlink(), "the drop-in is gone")

@@ -262,6 +262,13 @@ def test_missing_directory_is_an_error(tmp_path: Path) -> None:
         files.write(FileChange(str(tmp_path / "no" / "x"), "a\n", None))
 
 
+def test_remove_names_a_ctlplugin_that_stays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nowhere = "[supervisord]\n[supervisorctl]\nserverurl = unix://%(here)s/no.sock\n"
+    main = configured(tmp_path, f"{nowhere}[ctlplugin:rolling]\nsupervisor.ctl_factory = a:b\n")
+    assert program.main(["-c", str(main), "setup", "--remove"]) == 0
+    assert f"{main} has [ctlplugin:rolling], which setup did not write. Fix: remove it" in capsys.readouterr().out
+
+
 def test_files_are_removed_where_supervisord_does_not_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

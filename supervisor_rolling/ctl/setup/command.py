@@ -7,7 +7,8 @@ import sys
 from collections.abc import Mapping, Sequence, Sized
 from typing import Any
 
-from supervisor_rolling.core.setup_facts import FileChange, Host, Plan
+from supervisor_rolling.core.reason import with_see
+from supervisor_rolling.core.setup_facts import CTLPLUGIN, FileChange, Host, Plan
 from supervisor_rolling.core.setup_plan import (
     is_ours,
     make_plan,
@@ -30,6 +31,11 @@ LISTENER_GROUP = "rolling"
 NEXT = (
     "Next: supervisorctl reload loads the plugin. It restarts every program of this supervisord ({programs}): take the "
     "host out of its load balancer first, or wait for the next maintenance"
+)
+KEPT_CTLPLUGIN = with_see(
+    f"{{file}} has [{CTLPLUGIN}], which setup did not write. Fix: remove it before you uninstall the package, or "
+    "every command of supervisorctl fails",
+    "setup.ctlplugin",
 )
 UNLOAD = "Next: supervisorctl reload unloads the plugin from supervisord. It restarts every program: it can wait"
 
@@ -175,6 +181,7 @@ def _remove(session: Session, options: argparse.Namespace) -> int:
         lines.append("Nothing was changed: this was a dry run")
     elif not kept:
         lines = ["Nothing to do: there is no file that setup wrote"]
+    lines += [KEPT_CTLPLUGIN.format(file=host.sections[CTLPLUGIN].file)] if CTLPLUGIN in host.sections else []
     session.print({"removed": [] if options.dry_run else list(left), "kept": kept}, lines)
     return DONE
 
