@@ -8,7 +8,7 @@ from tests.support.recipes import BODY, SLOW_SECONDS, Process
 process = Process()
 
 
-async def application(scope: Any, _receive: Any, send: Any) -> None:
+async def application(scope: Any, receive: Any, send: Any) -> None:
     if scope["type"] != "http":
         return
     if process.is_slow(scope["method"], scope["path"]):
