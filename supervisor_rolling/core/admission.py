@@ -105,7 +105,8 @@ def check_not_last_serving(rollout: Rollout, processes: Mapping[str, Process]) -
         return
     raise RefusedError(
         f"{rollout.group}:{running[0]} is the only process of {rollout.group} that serves: requests would fail while "
-        f"it restarts. Fix: start another one, or accept it: supervisorctl rolling_restart {rollout.group} --force",
+        "it restarts. Fix: start another one, or accept an outage: supervisorctl rolling_restart "
+        f"{rollout.group} --force",
         "rollout.last_serving",
     )
 
@@ -200,8 +201,9 @@ def _require_endpoints(policy: Policy, processes: Mapping[str, Process], endpoin
                 problems.append(f"groups.{policy.group}.ports gives {port} to {owners[endpoint]} and to {name}")
             owners[endpoint] = name
     if problems:
-        fix = f"Fix: correct groups.{policy.group}.ports in rolling.yaml"
-        raise ConfigError(f"{'; '.join(problems)}. {fix}", "config.ports")
+        start = "start these processes first, or " if without and policy.ports.auto else ""
+        fix = f"{start}correct groups.{policy.group}.ports in rolling.yaml{' (a regex or a map)' if start else ''}"
+        raise ConfigError(f"{'; '.join(problems)}. Fix: {fix}", "config.ports")
 
 
 def _without_text(policy: Policy, names: list[str], processes: Mapping[str, Process]) -> str:
@@ -209,6 +211,6 @@ def _without_text(policy: Policy, names: list[str], processes: Mapping[str, Proc
         return f"groups.{policy.group}.ports finds no port for {', '.join(names)}"
     states = ", ".join(f"{name} ({processes[name].state})" for name in names)
     return (
-        f"groups.{policy.group}.ports is auto, which finds only what a process listens on now, and these listen on "
-        f"nothing: {states}. Start them first, or set a regex or a map"
+        f"groups.{policy.group}.ports is auto, which finds only the ports that a process listens on now, and these "
+        f"listen on none: {states}"
     )

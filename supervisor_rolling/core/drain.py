@@ -120,7 +120,7 @@ def _wait_for_gate(member: Member, observed: Observation) -> Member:
     if observed.at - observed.unclosed.get(member.name, observed.at) < GATE_TIMEOUT:
         return member
     reason = observed.gate_problem or "the kernel does not show the rule"
-    text = f"its gate could not be closed within {GATE_TIMEOUT:g} s, so it was not stopped: {reason}"
+    text = f"its port could not be closed within {GATE_TIMEOUT:g} s, so it was not stopped: {reason}"
     return fail_and_put_back(member, observed, Reason("drain.gate", text))
 
 
@@ -196,7 +196,7 @@ def _leak_text(member: Member, backend: str, peer: str) -> str:
             "serves it, and let no other send to it"
         )
     return (
-        f"still receives new connections through its closed gate ({where}), so it was not stopped. Fix: find the "
+        f"still receives new connections although its port is closed ({where}), so it was not stopped. Fix: find the "
         "firewall rule that accepts them before ours (iptables-legacy -S INPUT), or that marks or redirects them "
         "(iptables-legacy-save, nft list ruleset)"
     )
@@ -204,8 +204,8 @@ def _leak_text(member: Member, backend: str, peer: str) -> str:
 
 def _opaque_text(member: Member) -> str:
     return (
-        f"answers on old connections to {endpoints_text(member.endpoints)} in TLS or HTTP/2, where drain.keepalive: "
-        "nginx cannot make nginx close them, so it was not stopped and keeps serving traffic. Fix: in nginx's "
+        f"has TLS or HTTP/2 on connections opened before its port was closed ({endpoints_text(member.endpoints)}), and "
+        "drain.keepalive: nginx cannot close these, so it was not stopped and keeps serving traffic. Fix: in nginx's "
         f"upstream, {NO_POOL}; or proxy_pass to it in plain HTTP"
     )
 
@@ -223,9 +223,9 @@ def _reuse_text(member: Member, reuse: KeepaliveReuse) -> str:
 def _not_nginx_text(member: Member, reuse: KeepaliveReuse) -> str:
     return (
         f"receives requests on connections that an HTTP/1.0 answer should have closed (from {_peer_text(reuse)} to "
-        f"{endpoints_text(member.endpoints)}): drain.keepalive is nginx, and this is not nginx, so it was not stopped "
-        f"and its port is open again. Fix, one of: {_pool_fix(reuse.program)}; the middleware supervisor_rolling.wsgi "
-        "or .asgi in the application, with drain: {keepalive: application}"
+        f"{endpoints_text(member.endpoints)}): drain.keepalive is nginx, and this client is not nginx, so it was "
+        f"not stopped and its port is open again. Fix, one of: {_pool_fix(reuse.program)}; the middleware "
+        "supervisor_rolling.wsgi or .asgi in the application, with drain: {keepalive: application}"
     )
 
 
@@ -240,7 +240,7 @@ def _pool_fix(name: str) -> str:
     program = PROGRAMS.get(name)
     if program and program.pool_fix:
         return f"for {program.title}: {program.pool_fix}"
-    return f"no keep-alive in the load balancer: for nginx, {NO_POOL}, or in the policy drain: {{keepalive: nginx}}"
+    return f"no keep-alive in the load balancer: for nginx, {NO_POOL}, or in rolling.yaml drain: {{keepalive: nginx}}"
 
 
 def _timeout_text(member: Member, rollout: Rollout) -> str:

@@ -339,8 +339,10 @@ def _why(guarded: GuardedProcess, process: Process, because: str, observed: Obse
 
 
 def _cold_text(guarded: GuardedProcess, observed: Observation) -> str:
+    if guarded.problem and guarded.stage is Stage.FAILED:
+        return guarded.problem
     if guarded.problem:
-        return guarded.problem if guarded.stage is Stage.FAILED else f"is warmed again; before, it {guarded.problem}"
+        return f"is being warmed up again, because it {guarded.problem}"
     status = observed.warmups.get(guarded.name)
     is_long = observed.at - guarded.since >= SHOWN_AFTER
     if status and status.why and status.incarnation == guarded.incarnation and is_long:

@@ -276,7 +276,7 @@ _NGINX = Program(
     "nginx",
     "proxy_next_upstream error timeout;",
     retries=True,
-    pool_fix=f"in the upstream, {NO_POOL}; or in the policy drain: {{keepalive: nginx}}",
+    pool_fix=f"in the upstream, {NO_POOL}; or in rolling.yaml drain: {{keepalive: nginx}}",
 )
 _HAPROXY_GATE = "gate: {backend: haproxy, socket: …, backend_name: …} in rolling.yaml"
 PROGRAMS: Mapping[str, Program] = MappingProxyType(

@@ -77,7 +77,7 @@ def stop_within(process: Process, timeout: float) -> float:
 
 def never_stopped(process: Process, waited: float) -> Reason:
     """What is wrong with a process that has not stopped long after it should have."""
-    killed = ", and SIGKILL should have ended it" if 0 < process.stopwaitsecs <= waited else ""
+    killed = ", although SIGKILL should have ended it" if 0 < process.stopwaitsecs <= waited else ""
     return Reason(
         "restart.stopping",
         f"is still STOPPING after {waited:.0f} s{killed}. Fix: find out what its pid {process.pid} waits for (ps, "
@@ -153,5 +153,5 @@ def _killed_text(process: Process, timeout: float) -> str:
     how = f"{waits:g} s (stopwaitsecs), so supervisord kills it" if 0 < waits <= timeout else late
     return (
         f"did not stop within {how}. Its new process is started anyway. Fix: make it stop sooner, or raise "
-        "stopwaitsecs; to accept such kills: restart: {on_kill: continue} in its policy"
+        "stopwaitsecs; to accept such kills: restart: {on_kill: continue} for the group in rolling.yaml"
     )

@@ -240,7 +240,7 @@ def test_process_that_ignores_sigterm_fails_rollout_only(start: Start) -> None:
         assert "· stopped 1." in line
         assert " s (killed) · " in line
         assert "FAILED: did not stop within 1 s (stopwaitsecs), so supervisord kills it." in line
-        assert line.endswith("to accept such kills: restart: {on_kill: continue} in its policy")
+        assert line.endswith("to accept such kills: restart: {on_kill: continue} for the group in rolling.yaml")
         end, page, advice = output.splitlines()[-3:]
         assert page == "See: supervisor_rolling help restart.killed"
         assert end.startswith("app: FAILED: 1 of 8 replaced in ")

@@ -333,7 +333,7 @@ def test_rule_refused_by_kernel_stops_nothing(light: Callable[..., Stack], backe
     assert (refused.returncode, forced.returncode) == (1, 1)
     assert "refused because of 1 error:\n  gate: " in refused.stdout
     assert "app-8000" in forced.stdout
-    assert "its gate could not be closed" in forced.stdout
+    assert "its port could not be closed" in forced.stdout
     assert "modprobe" in refused.stdout, "what to do"
     assert "modprobe" in forced.stdout, "what to do"
     assert again.returncode == 0, again.stdout

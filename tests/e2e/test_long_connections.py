@@ -346,4 +346,4 @@ def test_new_connection_differs_from_existing_ones(start: Callable[..., Stack]):
         with first_rule("-p", "tcp", "--dport", str(PORT), "-j", "ACCEPT"), Keepalive(PORT) as new:
             done = outlived(stack, result, ctl, old, new)
     assert (done.status, pids(stack), done.ended) == (1, before, {})
-    assert f"still receives new connections through its closed gate (from {new.peer} to port {PORT})" in done.out
+    assert f"still receives new connections although its port is closed (from {new.peer} to port {PORT})" in done.out

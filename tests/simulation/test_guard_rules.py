@@ -153,7 +153,7 @@ def test_failed_warm_up_is_retried_after_growing_pauses():
         at = guarded.retry_at - NOW
         guard_state = advanced(guard_state, a_group(3, cold("app-2")), at)
         assert standing(guard_state) == {"app-2": ("warming", True)}
-        assert guard_state.guarded[0].why == "is warmed again; before, it is not warm: GET / answered 500"
+        assert guard_state.guarded[0].why == "is being warmed up again, because it is not warm: GET / answered 500"
     assert pauses == [MIN_RETRY, 10.0, 20.0, 40.0, MAX_RETRY, MAX_RETRY]
 
 

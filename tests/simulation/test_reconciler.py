@@ -292,7 +292,7 @@ def test_leaking_gate_stops_nothing():
     world.connection_takes = 0.3
     rolled(world)
     assert world.rollout().status is Status.FAILED
-    assert "new connections through its closed gate" in world.rollout().why
+    assert "new connections although its port is closed" in world.rollout().why
     assert not any(entry.startswith("stop") for entry in world.log)
 
 

@@ -185,8 +185,8 @@ def test_opaque_pool_fails_with_fix() -> None:
     after = stepped(a_member(Stage.DRAINING), a_process(), 3.0, **facts)
     assert (after.stage, after.failed) == (Stage.OPEN, True)
     assert after.why == (
-        "answers on old connections to port 8001 in TLS or HTTP/2, where drain.keepalive: nginx cannot make nginx "
-        "close them, so it was not stopped and keeps serving traffic. Fix: in nginx's upstream, remove "
+        "has TLS or HTTP/2 on connections opened before its port was closed (port 8001), and drain.keepalive: nginx "
+        "cannot close these, so it was not stopped and keeps serving traffic. Fix: in nginx's upstream, remove "
         "the keepalive line (nginx 1.29.7 or later: keepalive 0;); or proxy_pass to it in plain HTTP"
     )
 
@@ -222,7 +222,7 @@ def test_gate_that_does_not_close_fails_the_member(problem: str, words: str) -> 
     assert stepped(a_member(Stage.DRAINING), a_process(), GATE_TIMEOUT - 0.1, **facts).stage is Stage.DRAINING
     after = stepped(a_member(Stage.DRAINING), a_process(), GATE_TIMEOUT, **facts)
     assert (after.stage, after.failed) == (Stage.OPEN, True)
-    assert after.why == f"its gate could not be closed within 10 s, so it was not stopped: {words}"
+    assert after.why == f"its port could not be closed within 10 s, so it was not stopped: {words}"
 
 
 def test_short_gate_failure_does_not_end_drain() -> None:

@@ -260,7 +260,7 @@ def test_connected_nginx_that_was_not_read_is_found(files: tuple[tuple[str, str]
         "nginx (pid 9) sends requests to the group, and its configuration was not read: /etc/nginx/nginx.conf, which "
         "was read, has no server with a port of the group. "
     )
-    assert "min_ready_seconds: auto is 10 therefore" in one.text
+    assert "so min_ready_seconds: auto is 10" in one.text
     assert list(unread(found, replace(policy, balancer=VOUCHED), "")) == []
 
 
@@ -286,7 +286,7 @@ def test_kept_connections_are_an_error_unless_policy_closes_them():
 def test_unknown_peer_is_named_with_the_key():
     (found,) = findings(group_clients([FAR], PORTS), POLICY, nginx_is_known=False)
     assert found.text.startswith("another host (10.0.0.9) connects to the group. It is not known whether")
-    assert "min_ready_seconds: auto is 10 therefore" in found.text
+    assert "so min_ready_seconds: auto is 10" in found.text
     assert "balancer: {retries: true}" in found.fix
 
 

@@ -111,7 +111,8 @@ def test_backoff_is_waited_for_until_deadline() -> None:
 
 UNSTOPPED = (
     "did not stop within 10 s (stopwaitsecs), so supervisord kills it. Its new process is started anyway. Fix: "
-    "make it stop sooner, or raise stopwaitsecs; to accept such kills: restart: {on_kill: continue} in its policy"
+    "make it stop sooner, or raise stopwaitsecs; to accept such kills: restart: {on_kill: continue} for the group in "
+    "rolling.yaml"
 )
 
 
@@ -235,7 +236,7 @@ def test_unkillable_process_fails_and_rollout_ends() -> None:
     after = stepped(member, stopping(70.0), 70.0)
     assert after.stage is Stage.FAILED
     assert after.why == (
-        f"{UNSTOPPED}; then is still STOPPING after 70 s, and SIGKILL should have ended it. "
+        f"{UNSTOPPED}; then is still STOPPING after 70 s, although SIGKILL should have ended it. "
         "Fix: find out what its pid 100 waits for (ps, dmesg), and start the process again once that pid is gone"
     )
 

@@ -103,15 +103,22 @@ def test_down_process_is_a_finding(state: str) -> None:
 
 
 def test_cold_process_is_a_finding_with_reason() -> None:
-    guarded = GuardedProcess("app-1", (tcp(8001),), Stage.FAILED, 0.0, closed=True, problem="500")
+    guarded = GuardedProcess("app-1", (tcp(8001),), Stage.FAILED, 0.0, closed=True, problem="is not warm: 500")
     (by_rollout,) = told(Process("app-1", "RUNNING", 1), stage=Stage.FAILED, why="is not warm: 500")
     (by_guard,) = told(Process("app-1", "RUNNING", 7), guarded=guarded)
     assert by_rollout == by_guard
     assert (by_rollout.code, by_rollout.text) == ("process.cold", "is not warm: 500 (kept closed)")
+    assert by_rollout.fix.startswith("deploy a version that becomes warm, then supervisorctl rolling_restart app")
+
+
+def test_cold_process_has_the_fix_of_its_problem() -> None:
+    (finding,) = told(Process("app-1", "RUNNING", 1), stage=Stage.FAILED, why="is not warm: 404. Fix: correct the path")
+    assert finding.text == "is not warm: 404 (kept closed)"
+    assert finding.fix == "correct the path, then supervisorctl rolling_restart app, which replaces this process first"
 
 
 def test_open_cold_process_is_accepting_traffic() -> None:
-    guarded = GuardedProcess("app-1", (tcp(8001),), Stage.FAILED, 0.0, problem="500")
+    guarded = GuardedProcess("app-1", (tcp(8001),), Stage.FAILED, 0.0, problem="is not warm: 500")
     (finding,) = told(Process("app-1", "RUNNING", 7), guarded=guarded)
     assert (finding.code, finding.text) == ("process.cold", "is not warm: 500 (accepting traffic)")
 
@@ -236,7 +243,7 @@ def test_wrapper_with_stopasgroup_is_no_finding(wrapper: Wrapper) -> None:
 def test_wrapper_dying_of_stopsignal_is_an_error(wrapper: Wrapper, signal: str) -> None:
     (finding,) = found_of(wrapper, signal)
     assert (finding.code, finding.is_error) == ("supervisor.stopasgroup", True)
-    assert f"SIG{signal} ends it, and the application keeps running" in finding.text
+    assert f"SIG{signal} ends only the parent: the application keeps running" in finding.text
 
 
 def test_wrapper_is_named_with_its_interpreter() -> None:

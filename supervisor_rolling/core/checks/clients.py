@@ -106,7 +106,7 @@ def unread(found: GroupClients, policy: Policy, source: str) -> Iterator[Finding
 
 
 def _default(policy: Policy) -> str:
-    return f", and min_ready_seconds: auto is {policy.min_ready_seconds:g} therefore" if policy.min_ready_auto else ""
+    return f", so min_ready_seconds: auto is {policy.min_ready_seconds:g}" if policy.min_ready_auto else ""
 
 
 def _of_balancer(one: Balancer, policy: Policy) -> Iterator[Finding]:
@@ -119,8 +119,8 @@ def _of_balancer(one: Balancer, policy: Policy) -> Iterator[Finding]:
             f"{one.sends}, and does not try another server when a connection is refused: {why}. Requests fail for as "
             "long as a port is closed. A rollout cannot see this: a refused connection looks the same whether the "
             "request then goes to another server or fails",
-            f"{program.fix}. If it tries another server already, set balancer: {{retries: true}} in the policy of the "
-            "group",
+            f"{program.fix}. If it tries another server already, set balancer: {{retries: true}} for the group in "
+            "rolling.yaml",
             severity,
         )
     if policy.drain.keepalive == "nginx":
@@ -136,10 +136,10 @@ def _of_balancer(one: Balancer, policy: Policy) -> Iterator[Finding]:
         yield Finding(
             "balancer.keepalive",
             one.where,
-            f"{one.sends}, keeps connections open for the next request, and a gate closes a port to new connections "
-            "only: requests on the kept ones are cut off",
-            f"{program.pool_fix}; or in the policy of the group drain: {{keepalive: application}} if the application "
-            "closes them while it drains",
+            f"{one.sends}, keeps connections open for the next request, and closing a port stops only new connections: "
+            "requests on the open ones are cut off",
+            f"{program.pool_fix}; or, if the application closes them while it drains, set drain: {{keepalive: "
+            "application} for the group in rolling.yaml",
             severity,
         )
     if proxy and proxy.unavailable_for > policy.min_ready_seconds:
@@ -163,7 +163,7 @@ def _unknown(clients: Sequence[Client], policy: Policy) -> Iterator[Finding]:
             f"{listed(names, MAX_NAMED)} connects to the group. It is not known whether it tries another server when a "
             f"connection is refused, and for how long it then sends nothing to that process{_default(policy)}. If it "
             "does not, requests fail while a port is closed",
-            "set balancer: {retries: true} in the policy of the group if it does, or name nginx's configuration: "
+            "if it does, set balancer: {retries: true} for the group in rolling.yaml, or name nginx's configuration: "
             "balancer: {nginx: FILE}",
         )
 

@@ -191,7 +191,7 @@ def _unavailable(group: GroupInNginx, policy: Policy, limit: int) -> Iterator[Fi
         f"nginx sends nothing to a process for up to {seconds:g} s after it refused a connection "
         f"({_parameters(server)}), and the rollout waits for min_ready_seconds: {policy.min_ready_seconds:g}. So it "
         "closes the next ports before the last ones get requests again; in a small group no process is left that does",
-        "set max_fails=0 at each server of the upstream, or min_ready_seconds: auto in the policy of the group",
+        "set max_fails=0 at each server of the upstream, or min_ready_seconds: auto for the group in rolling.yaml",
         error_if(policy.min_ready_seconds < server.fail_timeout and unavailable >= len(_live(upstream))),
     )
 
@@ -203,9 +203,9 @@ def _of_upstream(group: GroupInNginx, upstream: Upstream, policy: Policy) -> Ite
         yield Finding(
             "nginx.keepalive",
             upstream.where,
-            f"upstream {upstream.name} keeps connections open ({how}), and a gate closes a port to new connections "
-            "only: requests on the kept ones are cut off",
-            f"{NO_POOL}; or in the policy of the group drain: {{keepalive: nginx}}, or "
+            f"upstream {upstream.name} keeps connections open ({how}), and closing a port stops only new "
+            "connections: requests on the open ones are cut off",
+            f"{NO_POOL}; or set for the group in rolling.yaml drain: {{keepalive: nginx}}, or "
             "drain: {keepalive: application} where the application closes them while it drains",
             Severity.ERROR,
         )

@@ -110,13 +110,10 @@ def _down(group: str, member: Member, observed: Observation, listening: Listenin
         )
     elif member.stage is Stage.FAILED or (guarded and guarded.stage is Stage.FAILED):
         port = "accepting traffic" if guarded and not guarded.closed else "kept closed"
-        why = member.why or f"is not warm: {guarded.problem if guarded else ''}"
-        yield Finding(
-            "process.cold",
-            where,
-            f"{why} ({port})",
-            f"deploy a version that becomes warm: supervisorctl rolling_restart {group} replaces this process first",
-        )
+        why, _, fix = (member.why or (guarded.problem if guarded else "") or "is not warm").partition(". Fix: ")
+        again = f"then supervisorctl rolling_restart {group}, which replaces this process first"
+        fix = fix or "deploy a version that becomes warm"
+        yield Finding("process.cold", where, f"{why} ({port})", f"{fix}, {again}")
 
 
 def _held(where: str, member: Member, listening: Listening) -> str:
@@ -197,16 +194,16 @@ def _of_wrapper(where: str, wrapper: Wrapper, stopsignal: str) -> Iterator[Findi
     if all(one.passes_on(signal) for one in chain):
         return
     is_known = bool(stopsignal) and wrapper.dies_of(signal)
-    then = "the application keeps running and holds the port, so that the next process cannot listen"
+    then = "the application keeps running and holds the port, so the next process cannot listen"
     what = (
-        f"SIG{signal} ends it, and {then}"
+        f"SIG{signal} ends only the parent: {then}"
         if is_known
         else f"Whether SIG{signal} reaches the application cannot be seen: if it does not, {then}"
     )
     yield Finding(
         "supervisor.stopasgroup",
         where,
-        f"has the application as a child ({' > '.join(map(str, chain))}), and stopasgroup is off. {what}",
+        f"runs the application as a child ({' > '.join(map(str, chain))}), and stopasgroup is off. {what}",
         "start the application with exec (the last command of a script, instead of npm or a launcher), or set "
         "stopasgroup=true and killasgroup=true",
         error_if(is_known),

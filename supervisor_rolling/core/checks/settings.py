@@ -36,7 +36,7 @@ def _of_processes(processes: Sequence[ProcessSettings], policy: Policy) -> Itera
             "supervisor.startsecs",
             f"{group}:{at_once}",
             "startsecs is 0: a process that dies as it starts counts as RUNNING, and is started again without end",
-            "set startsecs=1, or to the seconds after which a bad deploy dies; the warm-up does not wait for it",
+            "set startsecs=1, or longer than a bad deploy takes to exit; the warm-up does not wait for startsecs",
         )
     killed = _names(processes, lambda one: one.stopwaitsecs < drain)
     if killed and drain != DrainPolicy.timeout:  # the default does not say that any request takes so long
@@ -71,7 +71,8 @@ def _of_listener(listener: ListenerSettings, total: int) -> Iterator[Finding]:
         yield Finding(
             "listener.startsecs",
             where,
-            f"startsecs is {listener.startsecs:g}: the listener gets no events for so long after its start",
+            f"startsecs is {listener.startsecs:g}: the listener gets no events in the first {listener.startsecs:g} s "
+            "after its start",
             "set startsecs=0",
         )
     if listener.lacks:
