@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from supervisor_rolling.core.availability import in_service
@@ -12,6 +12,7 @@ from supervisor_rolling.core.guard_state import GuardState
 from supervisor_rolling.core.natural_order import natural
 from supervisor_rolling.core.observation import Observation
 from supervisor_rolling.core.policy import GatePolicy, Policy, Share
+from supervisor_rolling.core.ports import SHARED_FIX, shared_text
 from supervisor_rolling.core.process import Process
 from supervisor_rolling.core.process_states import ALIVE, NOT_UP
 from supervisor_rolling.core.reason import Reason
@@ -32,7 +33,7 @@ def begin(
     """A rollout of all processes of the group that are not stopped.
 
     ``failed``: those that are kept closed, and why; they stay so until they are replaced. Raises ConfigError where the
-    policy does not fit the group, RefusedError where there is nothing to replace.
+    policy does not fit the group, RefusedError where there is nothing to replace, and where processes share a port.
     """
     processes = observed.processes
     _require_running(policy.group, processes)
@@ -193,17 +194,24 @@ def _require_running(group: str, processes: Mapping[str, Process]) -> None:
 def _require_endpoints(policy: Policy, processes: Mapping[str, Process], endpoints: Endpoints) -> None:
     without = [name for name, p in processes.items() if not endpoints.get(name) and p.state not in NOT_UP]
     problems = [_without_text(policy, sorted(without, key=natural), processes)] if without else []
-    owners: dict[Endpoint, str] = {}
-    for name in sorted(processes, key=natural):
-        for endpoint in endpoints.get(name, ()):
-            if endpoint in owners:
-                port = endpoints_text([endpoint])
-                problems.append(f"groups.{policy.group}.ports gives {port} to {owners[endpoint]} and to {name}")
-            owners[endpoint] = name
+    for endpoint, names in _shared(processes, endpoints).items():
+        if policy.ports.auto:
+            text = shared_text(endpoints_text([endpoint]), names)
+            raise RefusedError(f"{text}. Fix: {SHARED_FIX}", "ports.shared")
+        problems.append(f"groups.{policy.group}.ports gives {endpoints_text([endpoint])} to {' and to '.join(names)}")
     if problems:
         start = "start these processes first, or " if without and policy.ports.auto else ""
         fix = f"{start}correct groups.{policy.group}.ports in rolling.yaml{' (a regex or a map)' if start else ''}"
         raise ConfigError(f"{'; '.join(problems)}. Fix: {fix}", "config.ports")
+
+
+def _shared(names: Iterable[str], endpoints: Endpoints) -> dict[Endpoint, list[str]]:
+    """The endpoints that more than one of these processes has."""
+    owners: dict[Endpoint, list[str]] = {}
+    for name in sorted(names, key=natural):
+        for endpoint in endpoints.get(name, ()):
+            owners.setdefault(endpoint, []).append(name)
+    return {endpoint: found for endpoint, found in owners.items() if len(found) > 1}
 
 
 def _without_text(policy: Policy, names: list[str], processes: Mapping[str, Process]) -> str:

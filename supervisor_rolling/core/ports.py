@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 
+from supervisor_rolling.core.natural_order import natural
 from supervisor_rolling.core.policy import MAX_PORT, PortRule
 from supervisor_rolling.core.port_use import Holder, PortUse
 
@@ -54,6 +55,16 @@ def proxy_fix(holder: Holder, own: str) -> str:
 def held_text(port: int, holder: Holder, own: str) -> str:
     """What holds the port of ``own``, and what to do about it."""
     return f"{holder_text(port, holder, own)}. Fix: {free_port_fix(port, holder, own)}"
+
+
+SHARED_FIX = "give each process a port of its own"
+
+
+def shared_text(port: str, names: Collection[str]) -> str:
+    """Which processes share a port (SO_REUSEPORT, or the socket of an ``[fcgi-program]``), and why that is an error.
+    ``port``: such as ``port 8000``."""
+    named = " and ".join(sorted(names, key=natural)[:3])
+    return f"{named} all listen on {port}: a gate that closes it for one closes it for all"
 
 
 def overlap(one: str, other: str) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from supervisor_rolling.core.natural_order import natural
 from supervisor_rolling.core.observation import Observation
 from supervisor_rolling.core.port_use import Holder
-from supervisor_rolling.core.ports import free_port_fix, holder_text, may_hold, proxy_fix
+from supervisor_rolling.core.ports import SHARED_FIX, free_port_fix, holder_text, may_hold, proxy_fix, shared_text
 from supervisor_rolling.core.preflight_report import Finding, Settings, Severity, error_if
 from supervisor_rolling.core.process import Process
 from supervisor_rolling.core.process_states import DOWN, NOT_UP
@@ -180,9 +180,8 @@ def _shared(group: str, running: list[Member], listening: Listening) -> Iterator
             yield Finding(
                 "ports.shared",
                 f"{group}:{names[0]}",
-                f"{' and '.join(sorted(names, key=natural)[:3])} all listen on port {port}: a gate that closes it for "
-                "one closes it for all",
-                "give each process a port of its own",
+                shared_text(f"port {port}", names),
+                SHARED_FIX,
                 Severity.ERROR,
             )
 
