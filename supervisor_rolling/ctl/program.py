@@ -64,7 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as end:  # -h
         return int(end.code or 0)
     if first == "help":
-        print("\n".join(help_text(command, f"{PROGRAM} ") for command in known) or _overview())
+        text = "\n".join(help_text(command, f"{PROGRAM} ") for command in known) or _overview()
+        Output(sys.stdout).write(f"{text}\n")
         return 0 if options.args else USAGE
     controller = Controller(options)
     RollingControllerPlugin(controller, PROGRAM).run(known[0], " ".join(rest))

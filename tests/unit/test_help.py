@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -150,3 +151,13 @@ def test_entries_are_read_without_docutils() -> None:
     script = "import sys, supervisor_rolling.help as h; h.page('codes'); print('docutils' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert found.stdout == "False\n"
+
+
+@pytest.mark.parametrize("words", [["help"], ["help", "codes"], ["help", "restart"]])
+def test_closed_pipe_is_no_traceback(words: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "supervisor_rolling.ctl.program", *words]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "rolling: cannot write the output: Broken pipe\n")
