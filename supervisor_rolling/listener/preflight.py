@@ -76,11 +76,13 @@ class Preflight:
         self._subjects = {request: one for request, one in self._subjects.items() if request in requests}
         self._background.keep([(request, step) for request in requests for step in ("draft", "inspection")])
 
-    def draft(self, request: Request, there: Mapping[str, Process], known: Endpoints) -> Draft | None:
+    def draft(
+        self, request: Request, there: Mapping[str, Process], known: Endpoints, held: Collection[str]
+    ) -> Draft | None:
         """The draft for a request; None while it is being made. ``there``: the processes of its group; ``known``: the
-        endpoints that they had, which count while they are not warm. Raises ConfigError where rolling.yaml cannot be
-        read."""
-        return self._background.run((request.id, "draft"), lambda: self._draft(request, there, known))
+        endpoints that they had; ``held``: those for which these count until they are warm. Raises ConfigError where
+        rolling.yaml cannot be read."""
+        return self._background.run((request.id, "draft"), lambda: self._draft(request, there, known, held))
 
     def inspect(self, request: int, make: Callable[[], Subject]) -> Report | None:
         """The report on a subject; None while it is being made. Unless the request is a check, it raises ConfigError,
@@ -93,22 +95,26 @@ class Preflight:
 
     # --- in the background
 
-    def _draft(self, request: Request, there: Mapping[str, Process], known: Endpoints) -> Draft:
+    def _draft(self, request: Request, there: Mapping[str, Process], known: Endpoints, held: Collection[str]) -> Draft:
         config = self._load_config()
         findings: tuple[Finding, ...] = ()
         if request.kind == "check":
             findings = (*_invalid(config, request.group), *self._of_metrics(config.metrics.listen))
         try:
-            endpoints = self._endpoints(policy_of(config, request.group), there, known)
+            endpoints = self._endpoints(policy_of(config, request.group), there, known, held)
         except RollingError as error:
             return Draft(config, {}, error, findings)
         return Draft(config, endpoints, None, findings)
 
-    def _endpoints(self, policy: Policy, there: Mapping[str, Process], known: Endpoints) -> Endpoints:
+    def _endpoints(
+        self, policy: Policy, there: Mapping[str, Process], known: Endpoints, held: Collection[str]
+    ) -> Endpoints:
         if not policy.ports.auto:
             return {name: tuple(map(tcp, ports_for(policy.ports, name))) for name in there}
         asked = [
-            process.pid for name, process in there.items() if process.pid and (process.warm or not known.get(name))
+            process.pid
+            for name, process in there.items()
+            if process.pid and (process.warm or name not in held or not known.get(name))
         ]
         listening = self._sockets.ports_of(asked)
         return {
@@ -152,9 +158,10 @@ class Preflight:
         ]
         if wrong:
             more = f"; and {len(wrong) - MAX_LISTED} more" if len(wrong) > MAX_LISTED else ""
-            raise ConfigError(
-                f"{'; '.join(wrong[:MAX_LISTED])}{more}. Fix: correct groups.{rollout.group}.ports in rolling.yaml"
-            )
+            key = f"groups.{rollout.group}.ports"
+            by_auto = f"let each listen where it listened before, or name the ports in {key}"
+            fix = by_auto if rollout.policy.ports.auto else f"correct {key} in rolling.yaml"
+            raise ConfigError(f"{'; '.join(wrong[:MAX_LISTED])}{more}. Fix: {fix}")
 
     def _of_metrics(self, address: str) -> Iterator[Finding]:
         try:

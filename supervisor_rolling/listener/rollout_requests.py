@@ -84,6 +84,11 @@ class _Group:
         before = {member.name: member.endpoints for member in self.previous.members} if self.previous else {}
         return {**before, **{name: one.endpoints for name, one in self.observed.guarded.items()}}
 
+    @property
+    def held(self) -> Collection[str]:
+        """The processes that are kept closed until they are warm, at the endpoints that they had."""
+        return {*kept_closed(self.previous, self.guard_state), *self.observed.guarded}
+
 
 class RolloutRequests:
     """For the loop's thread. ``is_retrying``: a request waits for something that does not wake the loop."""
@@ -139,7 +144,7 @@ class RolloutRequests:
 
     def _rollout(self, request: Request, waiting: _Waiting, group: _Group) -> bool:
         """A restart, a resume or a plan. Raises what refuses it."""
-        draft = self._preflight.draft(request, group.observed.processes, group.known)
+        draft = self._preflight.draft(request, group.observed.processes, group.known, group.held)
         if draft is None:
             return False
         if draft.problem:
@@ -172,7 +177,7 @@ class RolloutRequests:
     def _check(self, request: Request, waiting: _Waiting, group: _Group) -> bool:
         """Answer with everything there is to say; what would refuse a rollout is a finding among others."""
         try:
-            draft = self._preflight.draft(request, group.observed.processes, group.known)
+            draft = self._preflight.draft(request, group.observed.processes, group.known, group.held)
         except ConfigError as error:
             self._supervisor.report(request.id, Report(request.group, tuple(config_findings(str(error)))))
             return True

@@ -1503,6 +1503,33 @@ def test_wrong_port_is_refused_before_closing():
     assert world.gate.closed_until == {}
 
 
+AUTO = fast_policy(ports=PortRule(auto=True))
+
+
+def test_auto_follows_processes_that_moved_since_the_last_rollout():
+    world = rolled(World(3, AUTO))
+    for name, process in world.processes.items():
+        process.port += 1000
+        world.restart_by_hand(name)
+    world.pass_time(1.0)
+    rolled(world)
+    assert world.rollout().status is Status.DONE
+    assert [member.ports for member in world.rollout().members] == [(9001,), (9002,), (9003,)]
+
+
+def test_auto_resume_keeps_the_port_of_a_failed_process():
+    world = failed_at(World(3, AUTO), "app-1")
+    world.processes["app-1"].port = 9001
+    rolled(world, kind="resume")
+    assert world.rollout().members[0].ports == (8001,)
+
+
+def test_auto_process_that_listens_nowhere_has_a_fix():
+    world = World(3, AUTO)
+    world.sockets.ports_of = lambda pids: dict.fromkeys(pids, ())  # type: ignore[method-assign]
+    assert "Fix: start these processes first, or correct groups.app.ports" in refusal(world)[1]
+
+
 def test_unreadable_ports_start_the_rollout():
     world = World(3)
 
