@@ -689,6 +689,11 @@ def test_auto_goes_by_the_firewall_of_the_host(firewall: str, chosen: str) -> No
     assert f"{chosen} [8000] {{}}" in found
 
 
+def test_auto_is_iptables_where_nft_tables_are_unreadable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libnftables.Nftables, "run", fail_with(libnftables.UnreadableAnswerError("no JSON")))
+    assert isinstance(make_gate(GatePolicy(), OWNER, time.monotonic), IptablesGate)
+
+
 def test_iptables_needs_no_libnftables() -> None:
     program = (
         "from supervisor_rolling.listener.system import libnftables; libnftables.LIBRARY = 'libnftables.so.99'\n"
