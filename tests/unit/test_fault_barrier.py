@@ -109,6 +109,7 @@ class Drill:
         def wait() -> None:
             self.rolling.clock.now += LISTENER_GONE_AFTER
 
+        self.call("pause", "app")  # what runs and is not paused cannot be resumed
         self.asked("callPacked", "resume", ["app", True], answer=lose, then=wait)
         listener.state = ProcessStates.EXITED
         self.call("getListener")
