@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -229,6 +230,16 @@ def test_address_without_listener_is_found(group: Callable[..., Stack]) -> None:
     finding = found(checked(stack))["nginx.address"]
     assert "nothing listens at 127.0.0.2:8001" in finding["text"]
     assert "port 8001 listens at 127.0.0.1" in finding["text"]
+
+
+def test_haproxy_that_does_not_run_is_an_error(group: Callable[..., Stack]) -> None:
+    stack = group(2, setup={"balancer": "haproxy"}, gate=haproxy.gate("%(here)s"), balancer={})
+    for pid in (stack.nginx_pid, int(haproxy.worker(stack))):
+        os.kill(pid, signal.SIGKILL)
+    finding = found(checked(stack))["gate"]
+    assert (finding["severity"], finding["text"].startswith("HAProxy is not running: ")) == ("error", True)
+    haproxy.admin_socket(stack.directory).unlink()
+    assert "Fix: start HAProxy; if it is running, correct gate.socket" in found(checked(stack))["gate"]["text"]
 
 
 def test_an_nginx_that_goes_past_haproxy_refuses(group: Callable[..., Stack]) -> None:

@@ -40,6 +40,8 @@ def test_kernel_without_xtables_rolls_out_through_nftables(light: Callable[..., 
 def test_kernel_without_both_backends_refuses_the_rollout(light: Callable[..., Stack]):
     stack = light(processes=2, prefix=f"{sys.executable} -m tests.support.missing_libraries xtables,nftables ")
     before = pids(stack)
+    done = stack.ctl("rolling_check", "app")
+    assert (done.returncode, "error: gate.permission: gate: No backend can close ports" in done.stdout) == (1, True)
     done = stack.ctl("rolling_restart", "app")
     assert done.returncode == 4, done.stdout
     assert "modprobe -a iptable_filter" in done.stdout
