@@ -112,9 +112,11 @@ def make_plan(host: Host, found: Inspection | None, wanted: Sequence[str]) -> Pl
     chosen = [group for group in fitting if not wanted or group.name in wanted]
     new = [group for group in chosen if group.name not in found.policy_groups]
     gate = _haproxy_gate(found, new)
-    files = [*_sections_change(host, problems), *_policy_change(host, new, gate, problems)]
-    if found.policy_problem and not new:
+    files = list(_sections_change(host, problems))
+    if found.policy_problem:
         problems.append(with_see(found.policy_problem, "setup.changed"))
+    else:
+        files += _policy_change(host, new, gate, problems)
     return Plan(
         files=tuple(files) if not problems else (),
         seen=tuple(_seen(host, found, chosen, bool(gate))),
@@ -259,7 +261,7 @@ def _policy_change(host: Host, new: Sequence[InspectedGroup], gate: str, problem
     if text:
         yield FileChange(path, text, before)
     else:
-        problems.append(_in_the_way(path, "below groups", added))
+        problems.append(_in_the_way(path, "these groups", added))
 
 
 def _with_groups(text: str, added: str) -> str:

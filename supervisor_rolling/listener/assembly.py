@@ -124,7 +124,7 @@ def _try_gate(load_config: Callable[[], Config], gatekeeper: Gatekeeper) -> None
         gatekeeper.verify(load_config().gate)
     except GateBusyError as error:
         log.info("cannot check the gate now: %s. The next rollout checks it again", error)
-    except ConfigError as error:  # what is guarded by a policy that supervisord still has stays guarded
-        log.warning("no rollout can start until this is fixed: %s", error, extra={"code": error.code})
+    except ConfigError:  # the crash guard's first reconcile logs it, and what it means for the guard
+        pass
     except GateError as error:
         log.warning("rollouts are refused and no port can be closed: %s", error, extra={"code": error.code})

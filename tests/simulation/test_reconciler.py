@@ -411,12 +411,12 @@ def test_lock_taken_at_start_is_no_warning(caplog: pytest.LogCaptureFixture):
     assert caplog.messages[-1] == "rollouts are refused and no port can be closed: no rights"
 
 
-def test_invalid_policy_at_the_begin_stops_rollouts_alone(caplog: pytest.LogCaptureFixture):
+def test_invalid_policy_at_start_ends_nothing(caplog: pytest.LogCaptureFixture):
     def invalid() -> Config:
         raise ConfigError("a typing error")
 
     World(3).reconciler(load_config=invalid)
-    assert caplog.messages[-1] == "no rollout can start until this is fixed: a typing error"
+    assert not caplog.messages  # the crash guard logs it, once
 
 
 def test_request_waits_for_a_short_lock():

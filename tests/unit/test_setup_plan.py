@@ -233,6 +233,11 @@ def test_invalid_policy_refuses() -> None:
     assert "rolling.yaml:1: bad" in problem(AFTER, replace(SEEN_AFTER, policy_problem="rolling.yaml:1: bad"))
 
 
+def test_invalid_policy_without_its_groups_refuses() -> None:
+    text = problem(replace(HOST, files={POLICY: "groups: [\n"}), replace(SEEN, policy_problem="rolling.yaml:2: bad"))
+    assert text.startswith("rolling.yaml:2: bad")
+
+
 def test_half_of_the_sections_refuses() -> None:
     text = problem(replace(HOST, sections={RPCINTERFACE: Section(MAIN)}))
     assert f"{MAIN} has [{RPCINTERFACE}] but no [{LISTENER}]" in text
