@@ -8,13 +8,16 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
 from supervisor_rolling.codec import load
+from supervisor_rolling.core.endpoint import tcp
+from supervisor_rolling.core.policy import Policy, PortRule
 from supervisor_rolling.core.setup_facts import Inspection
 from supervisor_rolling.listener import inspection
+from supervisor_rolling.listener.balancer_config import read_nginx
 
 NOBODY = 65534
 
@@ -94,3 +97,34 @@ def test_group_that_does_not_fit_is_asked_nothing(port: int, monkeypatch: pytest
     monkeypatch.setattr(Application, "statuses", {"/": 200})
     (group,) = inspected(Path("/nowhere/rolling.yaml"), app={"app-0": os.getpid()}).groups
     assert (group.ports, group.root_status) == ({"app-0": (port,)}, 0)
+
+
+NGINX = """\
+pid {here}/nginx.pid;
+error_log {here}/error.log;
+events {{}}
+http {{
+    upstream app {{ server 127.0.0.1:{port}{parameters}; server 127.0.0.1:1{parameters}; }}
+    server {{ listen 127.0.0.1:8080; location / {{ proxy_pass http://app; }} }}
+}}
+"""
+
+
+@pytest.mark.parametrize(("parameters", "codes"), [("", {"nginx.min_ready_seconds"}), (" max_fails=0", set())])
+def test_advice_on_nginx_is_that_of_a_check(
+    port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parameters: str, codes: set[str]
+) -> None:
+    path = tmp_path / "nginx.conf"
+    path.write_text(NGINX.format(here=tmp_path, port=port, parameters=parameters), encoding="utf-8")
+    nginx = read_nginx(str(path))
+    clock_only: Any = {"__init__": lambda self, clock: None}
+    found = {"read": lambda self, *_: nginx, "last_read": lambda self, _: nginx}
+    monkeypatch.setattr(inspection, "NginxConfigurations", type("Read", (), {**clock_only, **found}))
+    nobody = {"find": lambda self, *_: (), "last_found": lambda self, _: ()}
+    monkeypatch.setattr(inspection, "ConnectedClients", type("Found", (), {**clock_only, **nobody}))
+    monkeypatch.setattr(inspection, "unfit", lambda _: "")  # one process
+    (group,) = inspected(tmp_path / "rolling.yaml", app={"app-0": os.getpid()}).groups
+    assert {finding.code for finding in group.findings} == codes
+    assert group.balancer == f"nginx ({path})"
+    _, policy = inspection._read_balancers(Policy("app", PortRule(auto=True)), {"app-0": (tcp(port),)})
+    assert policy.min_ready_seconds == (0.0 if parameters else 11.0)  # as a rollout waits: findings of others compare
