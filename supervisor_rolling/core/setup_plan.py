@@ -112,13 +112,14 @@ def make_plan(host: Host, found: Inspection | None, wanted: Sequence[str]) -> Pl
     chosen = [group for group in fitting if not wanted or group.name in wanted]
     new = [group for group in chosen if group.name not in found.policy_groups]
     gate = _haproxy_gate(found, new)
-    files = list(_sections_change(host, problems))
+    parts = [_sections_plan(host)]
     if found.policy_problem:
         problems.append(with_see(found.policy_problem, "setup.changed"))
     else:
-        files += _policy_change(host, new, gate, problems)
+        parts.append(_policy_plan(host, new, gate))
+    problems += [problem for part in parts for problem in part.problems]
     return Plan(
-        files=tuple(files) if not problems else (),
+        files=tuple(change for part in parts for change in part.files) if not problems else (),
         seen=tuple(_seen(host, found, chosen, bool(gate))),
         advice=tuple(_advice(host, found, chosen, bool(gate))),
         problems=tuple(problems),
@@ -202,7 +203,8 @@ def _unusable(host: Host, found: Inspection, name: str) -> Iterator[str]:
     """Why a group that the operator named cannot have rollouts."""
     group = next((one for one in found.groups if one.name == name), None)
     if group is None:
-        yield f"supervisord has no group {name} (the groups are: {listed(host.running, 10) or 'none'})"
+        text = f"supervisord has no group {name} (the groups are: {listed(host.running, 10) or 'none'})"
+        yield with_see(text, "command.group")
     elif name not in found.policy_groups and unfit(group):
         yield with_see(f"{name}: {unfit(group)}", "setup.unfit")
 
@@ -210,19 +212,19 @@ def _unusable(host: Host, found: Inspection, name: str) -> Iterator[str]:
 # --- the files
 
 
-def _sections_change(host: Host, problems: list[str]) -> Iterator[FileChange]:
+def _sections_plan(host: Host) -> Plan:
     path = place_of_sections(host).path
     before = host.files.get(path)
     text = signed(sections_text(host), ";")
     is_replaceable = before is None or split_ours(before) is not None
     if before == text or (not is_replaceable and _there(host)):
-        return  # as the operator wants it, or ``_incomplete`` has refused it
+        return Plan()  # as the operator wants it, or ``_incomplete`` has refused it
     if not is_replaceable:
-        problems.append(_in_the_way(path, "the two sections", sections_text(host)))
-    elif _BREAKS_LINE.search(_command(host)):
-        problems.append(f"supervisord.conf cannot have the command {_command(host)!r}. Fix: use paths without ; and #")
-    else:
-        yield FileChange(path, text, before)
+        return Plan(problems=(_in_the_way(path, "the two sections", sections_text(host)),))
+    if _BREAKS_LINE.search(_command(host)):
+        why = f"supervisord.conf cannot have the command {_command(host)!r}. Fix: use paths without ; and #"
+        return Plan(problems=(with_see(why, "setup.listener"),))
+    return Plan(files=(FileChange(path, text, before),))
 
 
 def sections_text(host: Host) -> str:
@@ -251,17 +253,16 @@ def _haproxy_gate(found: Inspection, new: Sequence[InspectedGroup]) -> str:
     return f"# No port can be closed here, so HAProxy drains its servers.\ngate:\n  backend: haproxy\n{keys}\n"
 
 
-def _policy_change(host: Host, new: Sequence[InspectedGroup], gate: str, problems: list[str]) -> Iterator[FileChange]:
+def _policy_plan(host: Host, new: Sequence[InspectedGroup], gate: str) -> Plan:
     if not new:
-        return
+        return Plan()
     path = policy_path(host)
     before = host.files.get(path)
     added = "".join(map(_group_text, new))
     text = signed(f"{_POLICY_HEAD}{gate}groups:\n{added}", "#") if before is None else _with_groups(before, added)
     if text:
-        yield FileChange(path, text, before)
-    else:
-        problems.append(_in_the_way(path, "these groups", added))
+        return Plan(files=(FileChange(path, text, before),))
+    return Plan(problems=(_in_the_way(path, "these groups", added),))
 
 
 def _with_groups(text: str, added: str) -> str:
