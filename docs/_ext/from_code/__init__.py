@@ -1,6 +1,6 @@
 """The directive ``from-code``: a part of a page that is made from the code, so that the two cannot differ.
 
-``.. from-code:: configuration`` is what the function ``PARTS["configuration"]`` returns: reStructuredText, whose
+``.. from-code:: configuration`` is what the function ``PARTS["configuration"]`` returns: reStructuredText. Its
 sections are one level below the one that the directive stands in. Each part is in the module of its name.
 """
 
