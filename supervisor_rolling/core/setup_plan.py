@@ -112,11 +112,9 @@ def make_plan(host: Host, found: Inspection | None, wanted: Sequence[str]) -> Pl
     chosen = [group for group in fitting if not wanted or group.name in wanted]
     new = [group for group in chosen if group.name not in found.policy_groups]
     gate = _haproxy_gate(found, new)
-    parts = [_sections_plan(host)]
-    if found.policy_problem:
-        problems.append(with_see(found.policy_problem, "setup.changed"))
-    else:
-        parts.append(_policy_plan(host, new, gate))
+    parts = [_sections_plan(host), _policy_plan(host, new, gate)]
+    if found.policy_problem and not parts[1].files:  # else what counts is the text with its new groups: ``verified``
+        parts[1] = Plan(problems=(with_see(found.policy_problem, "setup.changed"),))
     problems += [problem for part in parts for problem in part.problems]
     return Plan(
         files=tuple(change for part in parts for change in part.files) if not problems else (),

@@ -238,6 +238,12 @@ def test_invalid_policy_without_its_groups_refuses() -> None:
     assert text.startswith("rolling.yaml:2: bad")
 
 
+def test_policy_that_only_lacks_groups_gets_them() -> None:
+    host = replace(HOST, files={POLICY: "gate: {}\n"})
+    plan = make_plan(host, replace(SEEN, policy_problem="rolling.yaml:1: groups: is missing"), [])
+    assert [change.path for change in plan.files] == [DROP_IN, POLICY]
+
+
 def test_half_of_the_sections_refuses() -> None:
     text = problem(replace(HOST, sections={RPCINTERFACE: Section(MAIN)}))
     assert f"{MAIN} has [{RPCINTERFACE}] but no [{LISTENER}]" in text
