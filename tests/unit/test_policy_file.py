@@ -128,7 +128,7 @@ def test_invalid_group_keeps_its_last_valid_policy(file: Path, caplog: pytest.Lo
     policies = Policies(str(file), lambda path: config.parse(file.read_text(encoding="ascii"), "f"), mark, AtOnce())
     rewrite(file, "groups: {app: {ports: auto, canary: 1}, web: {ports: auto, canary: 1}}")
     policies.latest()
-    rewrite(file, "groups: {app: {ports: auto, canary: x}, web: {ports: auto, canary: 2}, new: {}}")
+    rewrite(file, "groups: {app: {ports: auto, canary: x}, web: {ports: auto, canary: 2}, new: {ports: 1}}")
     found = policies.latest()
     assert found is not None
     assert {name: policy.canary for name, policy in found.groups.items()} == {"app": 1, "web": 2}
@@ -139,7 +139,7 @@ def test_invalid_group_keeps_its_last_valid_policy(file: Path, caplog: pytest.Lo
     assert policies.problem == (
         f"{cost}: f:1: groups.app.canary: 'x' is text. Fix: write a whole number from 0 to 65535; and 1 more"
     )
-    assert "groups.new.ports: is missing" in caplog.messages[-1]
+    assert "groups.new.ports: '1' is a number" in caplog.messages[-1]
 
 
 def test_missing_file_keeps_the_last_valid_one(file: Path, load: Loader, caplog: pytest.LogCaptureFixture) -> None:
