@@ -261,14 +261,14 @@ class Policy:
     #: to a server that refused a connection: nginx for ``fail_timeout`` and up to a second more, or for no time with
     #: ``max_fails=0``; HAProxy for ``rise`` checks; Caddy for ``fail_duration``; Apache for ``retry``. ``auto`` reads
     #: that from its configuration, and is 10 where it cannot be read. Then the last line of a rollout says *open*, not
-    #: *available*.
+    #: *available*. With ``gate.backend: haproxy`` it is 0: HAProxy uses a server at once when it is set ready.
     min_ready_seconds: SecondsOrAuto = 10.0
     guard: GuardPolicy = GuardPolicy()
     balancer: BalancerPolicy = BalancerPolicy()
     hooks: HooksPolicy = HooksPolicy()
-    # min_ready_seconds: auto. The load balancer's configuration says how long; where it cannot be read, the default.
+    # min_ready_seconds: auto. The load balancer's configuration or its gate says how long; else the default.
     min_ready_auto: Annotated[bool, NOT_A_KEY] = True
-    min_ready_read: Annotated[bool, NOT_A_KEY] = False  # min_ready_seconds is what that configuration says
+    min_ready_read: Annotated[bool, NOT_A_KEY] = False  # min_ready_seconds is what these say
     min_ready_why: Annotated[str, NOT_A_KEY] = ""  # what in it says so; empty where nothing does
 
 

@@ -28,13 +28,14 @@ NONE = Incarnation()
 
 
 class CrashGuard:
-    """For the loop's thread. ``with_min_ready`` gives a policy the ``min_ready_seconds`` that these ports ask for."""
+    """For the loop's thread. ``with_min_ready`` gives a policy the ``min_ready_seconds`` that these ports ask for,
+    with this gate's backend."""
 
     def __init__(
         self,
         sockets: Sockets,
         latest_config: Callable[[], Config | None],  # None: there has been no valid one
-        with_min_ready: Callable[[Policy, Endpoints], Policy],
+        with_min_ready: Callable[[Policy, Endpoints, str], Policy],
     ) -> None:
         self._sockets = sockets
         self._latest_config = latest_config
@@ -72,7 +73,8 @@ class CrashGuard:
             return None
         guard_state = known or self._begun(policy, self._config, processes[group], at)
         if policy.min_ready_auto:
-            policy = self._with_min_ready(policy, self.endpoints(replace(guard_state, policy=policy), processes[group]))
+            endpoints = self.endpoints(replace(guard_state, policy=policy), processes[group])
+            policy = self._with_min_ready(policy, endpoints, self._config.gate.backend)
         return guard.with_policy(guard_state, policy, self._config.gate, at)
 
     def _is_unread(self, group: str) -> bool:

@@ -37,6 +37,7 @@ READY_PATHS = ("/health", "/healthz", "/ping", "/status")
 
 OK = 200
 BYPASS = "mark"  # the default: a process is asked at the same address by its warm-up
+BACKEND = "auto"  # the default: what connects to the ports is looked up
 
 ANSWER_TIMEOUT = 2.0
 """Seconds for an answer to one of them."""
@@ -163,9 +164,9 @@ def _read_balancers(policy: Policy, endpoints: Endpoints) -> tuple[LoadBalancerF
     """What is known of the load balancers, and the policy with what they ask for."""
     balancers = LoadBalancers(NginxConfigurations(time.monotonic), ConnectedClients(time.monotonic))
     since = time.monotonic()
-    while not balancers.are_read(policy, endpoints, "auto", since) and time.monotonic() < since + BALANCER_TIMEOUT:
+    while not balancers.are_read(policy, endpoints, BACKEND, since) and time.monotonic() < since + BALANCER_TIMEOUT:
         time.sleep(0.05)
-    return balancers.found(policy, endpoints), balancers.with_min_ready(policy, endpoints)
+    return balancers.found(policy, endpoints), balancers.with_min_ready(policy, endpoints, BACKEND)
 
 
 def _source(facts: LoadBalancerFacts) -> str:

@@ -13,6 +13,9 @@ from supervisor_rolling.core.endpoint import Endpoints, tcp_ports
 from supervisor_rolling.core.policy import Policy
 from supervisor_rolling.listener.contracts import Balancers, Clients
 
+HAPROXY = "haproxy"
+"""The gate with which HAProxy sends to the group alone: what connects to the ports is not looked up for it."""
+
 
 @dataclass(frozen=True)
 class LoadBalancerFacts:
@@ -28,13 +31,15 @@ class _MinReady:
     """The ``min_ready_seconds`` that was read, None where it could not be, and why."""
 
     read: tuple[object, object]  # nginx's configuration, and what connects to the ports
+    backend: str
     endpoints: Endpoints
     seconds: float | None
     why: str
 
 
 class LoadBalancers:
-    """Remembers the ``min_ready_seconds`` of each group until what it was made from changes."""
+    """Remembers the ``min_ready_seconds`` of each group until what it was made from changes. ``backend``: of the
+    gate."""
 
     def __init__(self, balancers: Balancers, clients: Clients) -> None:
         self._balancers = balancers
@@ -44,7 +49,7 @@ class LoadBalancers:
     def are_read(self, policy: Policy, endpoints: Endpoints, backend: str, since: float) -> bool:
         """Whether everything was read at ``since`` or later; begins to read it. With HAProxy's gate it makes no
         difference what connects to the ports."""
-        every = _every(endpoints) if backend != "haproxy" else ()
+        every = _every(endpoints) if backend != HAPROXY else ()
         is_read = self._balancers.read(policy.balancer, since) is not None
         are_seen = not every or self._clients.find(policy.group, every, since) is not None
         return is_read and are_seen
@@ -60,8 +65,8 @@ class LoadBalancers:
             clients is not None,
         )
 
-    def with_min_ready(self, policy: Policy, endpoints: Endpoints) -> Policy:
-        """The policy, with ``min_ready_seconds: auto`` as the load balancer's configuration asks for."""
+    def with_min_ready(self, policy: Policy, endpoints: Endpoints, backend: str) -> Policy:
+        """The policy, with ``min_ready_seconds: auto`` as the load balancer's configuration, or its gate, asks for."""
         if not policy.min_ready_auto:
             return policy
         read = (self._balancers.last_read(policy.balancer), self._clients.last_found(policy.group))
@@ -70,18 +75,20 @@ class LoadBalancers:
             known is None
             or known.read[0] is not read[0]
             or known.read[1] is not read[1]
-            or known.endpoints != endpoints
+            or (known.backend, known.endpoints) != (backend, endpoints)
         ):
-            known = _MinReady(read, dict(endpoints), *_min_ready(self.found(policy, endpoints)))
+            known = _MinReady(read, backend, dict(endpoints), *_min_ready(self.found(policy, endpoints), backend))
             self._known[policy.group] = known
         if known.seconds is None:
             return policy
         return replace(policy, min_ready_seconds=known.seconds, min_ready_why=known.why, min_ready_read=True)
 
 
-def _min_ready(found: LoadBalancerFacts) -> tuple[float | None, str]:
+def _min_ready(found: LoadBalancerFacts, backend: str) -> tuple[float | None, str]:
     """None where it is not known of all that send to the group."""
     own = (min_ready_for(found.nginx), min_ready_why(found.nginx)) if found.nginx else (None, "")
+    if backend == HAPROXY:  # which uses a server at once after `ready`; nginx may send to it as well
+        return own[0] or 0.0, own[1]
     if not found.clients.balancers:
         return own
     by_others = found.clients.unavailable_for

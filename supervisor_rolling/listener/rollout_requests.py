@@ -244,7 +244,8 @@ class RolloutRequests:
         return subject
 
     def _with_min_ready(self, rollout: Rollout) -> Rollout:
-        return replace(rollout, policy=self._balancers.with_min_ready(rollout.policy, endpoints_of(rollout)))
+        policy = self._balancers.with_min_ready(rollout.policy, endpoints_of(rollout), rollout.gate.backend)
+        return replace(rollout, policy=policy)
 
     def _forecast(self, rollout: Rollout) -> Rollout:
         rollout = self._with_min_ready(rollout)

@@ -160,6 +160,17 @@ def test_keepalive_rollout_without_rights_loses_nothing(group: Callable[..., Sta
     assert all_ready(stack)
 
 
+def test_rollout_waits_for_nothing_after_ready(group: Callable[..., Stack]):
+    stack = group(min_ready_seconds="auto")
+    with users(stack, posts=0.5) as load:
+        done = stack.ctl("rolling_restart", "app")
+    assert done.returncode == 0, done.stdout
+    assert_no_failures(load.report())
+    assert max(process["ready"] for process in rolling(stack)["processes"]) < 1.0
+    assert "min_ready_seconds" not in done.stdout
+    assert "never fewer than 3 of 4 available" in done.stdout
+
+
 def test_next_listener_reopens_what_the_killed_one_drained(group: Callable[..., Stack]):
     stack = group(processes=3)
     with held(stack) as (busy, _):

@@ -69,7 +69,7 @@ class Setting:
     def __init__(self) -> None:
         self.config: Config | None = a_config(a_policy())
         self.kernel = Kernel()
-        self.guard_states = CrashGuard(self.kernel, lambda: self.config, lambda policy, ports: policy)
+        self.guard_states = CrashGuard(self.kernel, lambda: self.config, lambda policy, ports, backend: policy)
 
     def states(self, snapshot: Snapshot) -> dict[str, GuardState | None]:
         """The guard's state of each group, in one reconcile."""

@@ -737,6 +737,35 @@ def test_min_ready_needs_every_balancer():
         assert (world.rollout().policy.min_ready_seconds, world.rollout().policy.min_ready_read) == expected
 
 
+@pytest.mark.parametrize(
+    ("nginx", "expected"), [(Nginx(problem="there is none"), (0.0, True)), (None, (0.0, True)), (SLOW, (4.0, True))]
+)
+def test_min_ready_is_zero_behind_haproxys_gate(nginx: Nginx | None, expected: tuple[float, bool]):
+    """Unless nginx sends to the group, too. Clients that an earlier gate has looked up do not count."""
+    world = World(3, fast_policy(min_ready_auto=True, min_ready_seconds=10.0))
+    world.gate_policy = replace(world.gate_policy, backend="haproxy")
+    world.balancers.nginx = nginx
+    world.clients.found = [Client("envoy", 8, "127.0.0.1")]
+    reconciler = world.reconciler()
+    world.run(reconciler, 0.1)
+    guard_policy = world.guard_state().policy
+    world.ask(force=True)
+    world.run(reconciler, READ_TIMEOUT + 1.0)
+    policy = world.rollout().policy
+    assert (policy.min_ready_seconds, policy.min_ready_read) == expected
+    assert guard_policy.min_ready_seconds == expected[0]
+
+
+def test_changed_gate_changes_min_ready():
+    world = World(3, fast_policy(min_ready_auto=True, min_ready_seconds=10.0))
+    world.balancers.nginx, world.clients.found = Nginx(problem="there is none"), []
+    reconciler = world.reconciler()
+    for backend, expected in [("haproxy", 0.0), ("auto", 10.0), ("haproxy", 0.0)]:
+        world.gate_policy = replace(world.gate_policy, backend=backend)
+        world.run(reconciler, 0.1)
+        assert world.guard_state().policy.min_ready_seconds == expected
+
+
 def test_rollout_waits_for_known_clients():
     world = World(3)
     world.clients.found = None

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from supervisor_rolling.core.min_ready import min_ready_texts
+from supervisor_rolling.core.min_ready import is_min_ready_known, min_ready_texts
 from supervisor_rolling.core.nginx_config import FAIL_TIMEOUT, MAX_FAILS, NO_POOL, Nginx, ProxyPass, Server, Upstream
 from supervisor_rolling.core.policy import Policy
 from supervisor_rolling.core.preflight_report import Finding, Severity, error_if
@@ -101,7 +101,7 @@ def unreadable(nginx: Nginx, policy: Policy) -> Finding:
         "nginx.unreadable",
         f"balancer.nginx: {named}" if named else "nginx",
         f"{why}, so it is not known what nginx does while a port is closed"
-        f"{f', and min_ready_seconds: auto is {policy.min_ready_seconds:g}' if policy.min_ready_auto else ''}",
+        f"{'' if is_min_ready_known(policy) else f', and min_ready_seconds: auto is {policy.min_ready_seconds:g}'}",
         fix or ("name nginx.conf, or a file with what nginx -T prints where nginx runs" if named else ""),
     )
 
