@@ -122,7 +122,7 @@ def test_recipe_replaces_all_without_failure(
     with running(tmp_path, page, files(), nginx) as stack:
         checked: Any = stack.rpc(timeout=30.0).rolling.check(GROUP)
         before = pids(stack)
-        with users(stack, rate=30) as load:
+        with users(stack, rate=30, around=0.3) as load:
             done = stack.ctl("rolling_restart", GROUP, "--max-unavailable", "3")  # the canary, and then the rest
         assert done.returncode == 0, done.stdout
         assert checked["findings"] == []
