@@ -22,7 +22,14 @@ from supervisor_rolling.core.port_use import Client
 from supervisor_rolling.core.proxy_config import NGINX, PROGRAMS
 from supervisor_rolling.listener.system.lookups import Lookups
 from supervisor_rolling.listener.system.own_addresses import is_own
-from supervisor_rolling.listener.system.procfs import all_pids, name_of, own_inodes, parent_of, program_of
+from supervisor_rolling.listener.system.procfs import (
+    all_pids,
+    has_ended,
+    name_of,
+    own_inodes,
+    parent_of,
+    program_of,
+)
 from supervisor_rolling.listener.system.sock_diag import CLOSE_WAIT, ESTABLISHED, TcpSocket, tcp_sockets
 
 log = logging.getLogger("supervisor_rolling")
@@ -93,7 +100,7 @@ def clients_of(ports: Collection[int], glances: int = GLANCES) -> Clients:
         if time.monotonic() >= until:
             break
         time.sleep(EVERY)
-    return [*seen.local(), *seen.remote.values()]
+    return [*seen.local(dict(_balancers())), *seen.remote.values()]
 
 
 class _Seen:
@@ -116,12 +123,16 @@ class _Seen:
         if peers - far.keys():
             self._resolve({one.inode: one for one in tcp_sockets(_OPEN, ports, of_clients=True) if one.inode})
 
-    def local(self) -> Iterator[Client]:
-        """One for each program and configuration."""
+    def local(self, now: Mapping[int, str]) -> Iterator[Client]:
+        """One for each program and configuration. ``now``: the load balancers at the end. A reload may have started
+        some, and have ended others, with a configuration that cannot be read any more."""
+        known = {**self._known, **now}
         found: dict[tuple[object, ...], Client] = {}
-        for pid, address in {**dict.fromkeys(self._known, ""), **self._connected}.items():
-            name = self._known.get(pid) or name_of(pid)
-            files = configuration_of(name, pid) if pid in self._known else ()
+        for pid, address in {**dict.fromkeys(known, ""), **self._connected}.items():
+            name = known.get(pid) or name_of(pid)
+            files = configuration_of(name, pid) if pid in known else ()
+            if pid in known and not files and has_ended(pid):
+                continue
             one = Client(name, pid, address, files=files)
             if not found.setdefault((name, files), one).address:
                 found[name, files] = one

@@ -30,6 +30,7 @@ while True:
     with socket.create_connection(("127.0.0.1", {})) as one:
         one.recv(1)
 """
+WAIT = "print('on', flush=True); input()"
 
 ACCEPT = """
 import socket, sys, time
@@ -78,15 +79,55 @@ def test_own_connections_are_no_clients(port: int):
 
 def test_balancer_with_short_connections_is_seen(tmp_path: Path):
     """Each lives for 5 ms, as a request does; the program's file is called as a balancer's is."""
-    haproxy = tmp_path / "haproxy"
-    shutil.copy(os.path.realpath(sys.executable), haproxy)
-    (tmp_path / "h.cfg").write_text("listen app\n server a 127.0.0.1:8000\n", encoding="utf-8")
+    haproxy = _haproxy(tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as server:
         here = server.getsockname()[1]
         with _closing(server), program(str(haproxy), "-c", AGAIN.format(here), "-f", f"{tmp_path}/h.cfg") as child:
             found = clients_of([here])
     text = "listen app\n server a 127.0.0.1:8000\n"
     assert found == [Client("haproxy", child.pid, "127.0.0.1", files=((f"{tmp_path}/h.cfg", text),))]
+
+
+@pytest.mark.parametrize("is_reaped", [True, False])
+def test_balancer_that_ends_in_the_lookup_is_left_out(
+    port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_reaped: bool
+):
+    """As after a reload of it. It was connected, so without a configuration it would refuse a rollout."""
+    with program(str(_haproxy(tmp_path)), "-c", CONNECT.format(port), "-f", str(tmp_path / "h.cfg")) as child:
+        assert [(one.pid, one.address) for one in clients_of([port], glances=1)] == [(child.pid, "127.0.0.1")]
+
+        def end(_: float) -> None:
+            child.kill()
+            os.waitid(os.P_PID, child.pid, os.WEXITED | (0 if is_reaped else os.WNOWAIT))
+
+        monkeypatch.setattr(client_discovery.time, "sleep", end)
+        assert clients_of([port], glances=1) == []
+
+
+def test_balancer_that_starts_in_the_lookup_is_seen(port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As after a restart of it: then its configuration is that of the new process."""
+    with contextlib.ExitStack() as stack:
+        started: list[int] = []
+
+        def start(_: float) -> None:
+            command = (str(_haproxy(tmp_path)), "-c", WAIT, "-f", str(tmp_path / "h.cfg"))
+            started.append(stack.enter_context(program(*command)).pid)
+
+        monkeypatch.setattr(client_discovery.time, "sleep", start)
+        found = clients_of([port], glances=1)
+    assert [(one.pid, len(one.files)) for one in found] == [(started[0], 1)]
+
+
+def test_balancer_with_a_hidden_command_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(client_discovery, "_command", lambda pid: [])
+    with program(str(_haproxy(tmp_path)), "-c", WAIT, "-f", str(tmp_path / "h.cfg")) as child:
+        assert clients_of([1], glances=1) == [Client("haproxy", child.pid)]
+
+
+def _haproxy(directory: Path) -> Path:
+    """A program that is called as HAProxy is, with a configuration beside it."""
+    (directory / "h.cfg").write_text("listen app\n server a 127.0.0.1:8000\n", encoding="utf-8")
+    return Path(shutil.copy(os.path.realpath(sys.executable), directory / "haproxy"))
 
 
 @contextlib.contextmanager

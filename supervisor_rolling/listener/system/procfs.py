@@ -35,7 +35,7 @@ def own_inodes(pid: int) -> frozenset[int]:
     except _GONE:
         return frozenset()
     except PermissionError as error:
-        if _has_ended(pid):
+        if has_ended(pid):
             return frozenset()
         raise SocketsError(
             f"Cannot see which ports process {pid} listens on: {error}. Fix: run the listener as root or give it "
@@ -161,7 +161,7 @@ def parent_of(pid: int) -> int:
     return int(_stat(pid)[1])
 
 
-def _has_ended(pid: int) -> bool:
+def has_ended(pid: int) -> bool:
     """Whether a process is gone or a zombie: it then holds nothing, and only root may read its files."""
     try:
         return _stat(pid)[0] in (b"Z", b"X")
