@@ -102,7 +102,9 @@ def check_not_last_serving(rollout: Rollout, processes: Mapping[str, Process]) -
     """Raise RefusedError if the rollout would leave no process that serves, unless it is forced."""
     running = [name for name, process in processes.items() if process.state not in NOT_UP]
     selected = {member.name for member in rollout.members if member.selected}
-    if rollout.force or len(running) != 1 or running[0] not in selected or processes[running[0]].state not in ALIVE:
+    if rollout.may_stop_all or len(running) != 1 or running[0] not in selected:
+        return
+    if processes[running[0]].state not in ALIVE:
         return
     raise RefusedError(
         f"{rollout.group}:{running[0]} is the only process of {rollout.group} that serves: requests would fail while "
@@ -144,23 +146,6 @@ def check_max_failures(rollout: Rollout) -> None:
         )
 
 
-def check_stop_timeout(rollout: Rollout, processes: Mapping[str, Process]) -> None:
-    """Raise ConfigError where one that is to be replaced may take longer to stop than the rollout waits for it."""
-    timeout = rollout.policy.restart.timeout
-    names = [member.name for member in rollout.members if member.selected and not member.attempted]
-    slow = [name for name in names if processes[name].stopwaitsecs > timeout]
-    if not slow:
-        return
-    named = listed(f"{rollout.group}:{name}" for name in slow)
-    waits = {processes[name].stopwaitsecs for name in slow}
-    raise ConfigError(
-        f"{named} may take {'up to ' if len(waits) > 1 else ''}{max(waits):.0f} s to stop (stopwaitsecs), more "
-        f"than restart.timeout ({timeout:g} s) waits. Fix: raise groups.{rollout.group}.restart.timeout in "
-        "rolling.yaml above it, or lower stopwaitsecs",
-        "config.stop_timeout",
-    )
-
-
 def _member(process: Process, endpoints: tuple[Endpoint, ...], failed: Reason | None, at: float) -> Member:
     if failed is not None:
         kept = Member(process.name, endpoints, stage=Stage.FAILED, since=at, spawned=process.spawned, why=failed.text)
@@ -192,7 +177,8 @@ def _require_running(group: str, processes: Mapping[str, Process]) -> None:
 
 
 def _require_endpoints(policy: Policy, processes: Mapping[str, Process], endpoints: Endpoints) -> None:
-    without = [name for name, p in processes.items() if not endpoints.get(name) and p.state not in NOT_UP]
+    up = [name for name, process in processes.items() if process.state not in NOT_UP and not policy.ports.none]
+    without = [name for name in up if not endpoints.get(name)]
     problems = [_without_text(policy, sorted(without, key=natural), processes)] if without else []
     for endpoint, names in _shared(processes, endpoints).items():
         if policy.ports.auto:
@@ -200,8 +186,9 @@ def _require_endpoints(policy: Policy, processes: Mapping[str, Process], endpoin
             raise RefusedError(f"{text}. Fix: {SHARED_FIX}", "ports.shared")
         problems.append(f"groups.{policy.group}.ports gives {endpoints_text([endpoint])} to {' and to '.join(names)}")
     if problems:
+        ways = " (a regex or a map; or none, where no load balancer sends to them)"
         start = "start these processes first, or " if without and policy.ports.auto else ""
-        fix = f"{start}correct groups.{policy.group}.ports in rolling.yaml{' (a regex or a map)' if start else ''}"
+        fix = f"{start}correct groups.{policy.group}.ports in rolling.yaml{ways if start else ''}"
         raise ConfigError(f"{'; '.join(problems)}. Fix: {fix}", "config.ports")
 
 

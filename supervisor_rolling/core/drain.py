@@ -1,7 +1,8 @@
 """The stage DRAINING: the port is closed, and the process finishes what it has.
 
 It ends when no connection is left, or at ``drain.timeout``. A process that still gets new requests is not stopped: its
-port is opened again, and the rollout has failed on it.
+port is opened again, and the rollout has failed on it. A process without a port has no connection: it goes on at once
+or, if ``drain.signal`` asks it to finish, when it has exited or its time is over.
 """
 
 from __future__ import annotations
@@ -97,16 +98,20 @@ def can_be_notified(member: Member, process: Process | None, closed: Mapping[End
 
 def _wait_for_state(member: Member, process: Process, rollout: Rollout, observed: Observation) -> Member:
     timeout = rollout.policy.restart.timeout
-    if observed.at - member.since < timeout:
+    within = timeout + (process.stopwaitsecs if process.state == "STOPPING" else 0.0)
+    if observed.at - member.since < within:
         return member
-    text = f"was not replaced, because it has been {process.state} for {timeout:g} s (restart.timeout)"
+    text = f"was not replaced, because it has been {process.state} for {within:g} s"
     return fail_and_put_back(member, observed, Reason("restart.other", text))
 
 
 def _exited(member: Member, process: Process, rollout: Rollout, observed: Observation) -> Member:
     """A process that the drain signal has killed fails the rollout, so that no other is sent it."""
     after, signal = _drained(member, observed), rollout.policy.drain.signal
-    if not signal or member.name not in observed.signalled or process.stopped_on_request or member.failed:
+    is_asked_to_finish = not member.endpoints
+    if is_asked_to_finish or process.stopped_on_request or member.failed:
+        return after
+    if not signal or member.name not in observed.signalled:
         return after
     text = (
         f"exited after SIG{signal} (drain.signal): requests in flight were lost. Fix: give it a handler for this "
@@ -127,7 +132,8 @@ def _wait_for_gate(member: Member, observed: Observation) -> Member:
 def _behind_gate(member: Member, rollout: Rollout, observed: Observation, waited: float) -> Member:
     policy, left = rollout.policy.drain, observed.connections[member.name]
     overdue = is_overdue(member, observed.at, observed.closed, policy)
-    is_told = overdue or member.name not in observed.being_notified
+    is_finishing = not member.endpoints and bool(policy.signal) and not member.was_closed
+    is_told = overdue or not (is_finishing or member.name in observed.being_notified)
     if left == 0 and waited >= max(policy.min_seconds, MIN_DRAIN) and is_told:
         return _drained(member, observed)
     if policy.keepalive == "nginx":

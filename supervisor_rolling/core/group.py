@@ -76,7 +76,7 @@ class Group:
         """The endpoints to be closed, each with a comment. What an ended rollout left failed is the guard's, if any."""
         rollout, guard_state = self.rollout, self.guard_state
         holds = rollout and (
-            rollout.status is Status.RUNNING or (guard_state is None and not rollout.policy.guard.enabled)
+            rollout.status is Status.RUNNING or (guard_state is None and not rollout.policy.is_guarded)
         )
         by_rollout = machine.closed(rollout) if rollout and holds else {}
         return {**by_rollout, **(guard.closed(guard_state) if guard_state else {})}

@@ -61,6 +61,8 @@ def _stage_text(before: Member, after: Member) -> str:
         return f"{after.stage.value}: {after.why}"
     if after.stage is Stage.RESTARTING and before.stage is Stage.DRAINING:
         return f"restarting (drained {after.timing.drained:.2f} s{_left_text(after)})"
+    if after.stage is Stage.READY and not after.endpoints:
+        return f"ready (pid {after.pid})"
     if after.stage is Stage.READY:
         statuses = statuses_text(after.statuses)
         return f"open (pid {after.pid}, {_warmed_text(after)}{statuses and f', statuses {statuses}'})"

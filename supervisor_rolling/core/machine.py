@@ -37,7 +37,8 @@ The rollout decides only which members leave OPEN, and when. With ``limit`` 2 of
 * The next leaves as soon as there is room: a sliding window, not waves.
 * After more failures than ``max_failures`` (0) no further member leaves OPEN. Those under way are finished; then the
   rollout ends.
-* The last process that serves is not closed unless the rollout is forced.
+* The last process that serves is not closed unless the rollout is forced. Of processes without a port each may be
+  stopped: their jobs wait.
 * A process that exits after the rollout has opened it fails the rollout. The crash guard (``guard.py``) closes and
   warms it, as any other. When the rollout is over, the guard takes over what it has left FAILED, too.
 * What an operator stops stays stopped, at whatever stage; what the rollout itself stopped is started again. What an
@@ -94,7 +95,7 @@ def advance(rollout: Rollout, observed: Observation) -> Rollout:
     left failed is released when another client restarts it."""
     at = observed.at
     if rollout.status is not Status.RUNNING:
-        return rollout if rollout.policy.guard.enabled else _without_restarted(rollout, observed)
+        return rollout if rollout.policy.is_guarded else _without_restarted(rollout, observed)
     if rollout.final_status:
         return waiting_for(hook_steps.concluded(rollout, observed.hook), "its hooks", rollout.ended_at, at)
     if not rollout.prepared:
@@ -211,7 +212,7 @@ def _admit(rollout: Rollout, observed: Observation) -> Rollout:
     serving, counted = available(rollout, observed), sum(is_counted(member, observed) for member in rollout.members)
     leaving: dict[str, Member] = {}
     for member in _candidates(rollout, observed):
-        has_room = counted - serving < rollout.limit and (serving > 1 or rollout.force)
+        has_room = counted - serving < rollout.limit and (serving > 1 or rollout.may_stop_all)
         if len(leaving) >= places or (is_serving(member, observed) and not has_room):
             break
         leaving[member.name] = _leave(member, observed)
@@ -349,5 +350,6 @@ def _released(member: Member, observed: Observation) -> Member:
         return member
     if process.started_by_other_at <= max(member.old_spawned, member.spawned):
         return member  # it is what failed, or what supervisord itself has started again after it
-    why = f"{member.why}; then it was restarted manually, so its port is open (guard: false: it is not warmed up)"
+    state = "so its port is open (guard: false: it is not warmed up)" if member.endpoints else "and is not warmed up"
+    why = f"{member.why}; then it was restarted manually, {state}"
     return replace(enter_stage(member, Stage.OPEN, observed), why=why)

@@ -103,7 +103,8 @@ class DrainPolicy:
     on_timeout: Annotated[str, OneOf(("continue", "fail"))] = "continue"
     #: A signal that is sent to the process when its port is closed: USR1, USR2, HUP, WINCH, URG, TTIN or TTOU. The
     #: application then answers with ``Connection: close``. A process without a handler for the signal exits. The signal
-    #: may be sent twice, and after an abort the process continues to serve.
+    #: may be sent twice, and after an abort the process continues to serve. With ``ports: none`` it asks a worker to
+    #: finish: the worker has until ``drain.timeout`` to exit by itself, and is stopped then.
     signal: Annotated[str, "signal"] = ""  # its name without SIG
     #: A request that is sent to the process when its port is closed, through the closed port: a path such as
     #: ``/drain``, or ``{method: POST, path: /drain}``. It has the headers of the warm-up. It may be sent twice, too.
@@ -121,12 +122,30 @@ class DrainPolicy:
 class RestartPolicy:
     """supervisord stops the old process and starts the new one."""
 
-    #: How long the old process may take to stop, at least its ``stopwaitsecs``, and then again the new one to run. A
-    #: rollout also waits so long for its next restart if other processes of the group are down.
+    #: How long the new process may take to run. The old one has its ``stopwaitsecs`` to stop, and then so long to end
+    #: after its SIGKILL. A rollout also waits so long for its next restart if other processes of the group are down.
     timeout: Deadline = 60.0
     #: What to do if supervisord had to kill the old process because it did not stop within its ``stopwaitsecs``.
     #: ``fail`` starts it again, warms it up, opens it, and ends the rollout. ``continue`` accepts it.
     on_kill: Annotated[str, OneOf(("fail", "continue"))] = "fail"
+
+
+@dataclass(frozen=True)
+class Hook:
+    """A command, or ``{command: […], timeout: 60}``."""
+
+    #: The arguments, without a shell. The first one is the full path of a program.
+    command: Annotated[tuple[str, ...], "command"] = ()
+    #: After so long the command is killed, with all its children, and has failed.
+    timeout: Deadline = 60.0
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What tells that a new process is ready: a path, or ``{command: […], timeout: 60}``. At most one of the two."""
+
+    path: Annotated[str, NOT_A_KEY] = ""
+    hook: Annotated[Hook, NOT_A_KEY] = Hook()
 
 
 @dataclass(frozen=True)
@@ -158,8 +177,9 @@ class WarmupPolicy:
     timeout: Deadline = 60.0
     #: A path such as ``/health`` that is requested until it answers 2xx. Connection errors and answers of 5xx are tried
     #: again until ``warmup.timeout``; 400, 401, 403, 404, and a redirect to elsewhere, fail after three answers.
-    #: Without this key the process is ready when its port accepts connections.
-    ready: Path = ""
+    #: Or ``{command: [/srv/app/ready], timeout: 10}``, a command that is run until its exit status is 0. Without this
+    #: key the process is ready when its port accepts connections, and with ``ports: none`` when it is RUNNING.
+    ready: Ready = Ready()
     #: Headers of each request, such as ``{Host: example.org}``.
     headers: Headers = field(default_factory=dict)
     #: Requests that are sent when the process is ready, in this order; see below.
@@ -204,16 +224,6 @@ class BalancerPolicy:
 
 
 @dataclass(frozen=True)
-class Hook:
-    """A command, or ``{command: […], timeout: 60}``."""
-
-    #: The arguments, without a shell. The first one is the full path of a program.
-    command: Annotated[tuple[str, ...], "command"] = ()
-    #: After so long the command is killed, with all its children, and has failed.
-    timeout: Deadline = 60.0
-
-
-@dataclass(frozen=True)
 class HooksPolicy:
     """Commands of your own, which the listener runs."""
 
@@ -230,11 +240,12 @@ class HooksPolicy:
 
 @dataclass(frozen=True)
 class PortRule:
-    """How a process's ports are found: one of the three."""
+    """How a process's ports are found: one of the four."""
 
     pattern: str = ""  # a regex on its name, with one group around the port
     by_name: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     auto: bool = False  # what it listens on
+    none: bool = False  # it has none: a queue worker, a scheduler
 
 
 @dataclass(frozen=True)
@@ -244,7 +255,9 @@ class Policy:
     group: Annotated[str, NOT_A_KEY]
     #: The ports of each process. ``auto``: the ports that it listens on. A regex on the name of the process with one
     #: group around the port, such as ``'app-(\d+)'``: put it in single quotes. Or a map of process names, such as
-    #: ``{web-a: 8000, web-b: [8001, 8002]}``.
+    #: ``{web-a: 8000, web-b: [8001, 8002]}``. ``none``: no load balancer sends to them, as to queue workers and
+    #: schedulers. Then nothing is closed and no right is needed; a process is stopped as supervisord stops it, and its
+    #: ``stopwaitsecs`` is its drain.
     ports: PortRule = PortRule(auto=True)
     #: How many processes may be closed or down at a time: a number, or a percentage of the group, rounded down, at
     #: least 1.
@@ -270,6 +283,11 @@ class Policy:
     min_ready_auto: Annotated[bool, NOT_A_KEY] = True
     min_ready_read: Annotated[bool, NOT_A_KEY] = False  # min_ready_seconds is what these say
     min_ready_why: Annotated[str, NOT_A_KEY] = ""  # what in it says so; empty where nothing does
+
+    @property
+    def is_guarded(self) -> bool:
+        """Whether the crash guard keeps new processes closed: not where there is nothing to close."""
+        return self.guard.enabled and not self.ports.none
 
 
 @dataclass(frozen=True)

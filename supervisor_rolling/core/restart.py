@@ -70,9 +70,9 @@ def restart_action(member: Member, observed: Observation, closed: Mapping[Endpoi
 
 
 def stop_within(process: Process, timeout: float) -> float:
-    """Seconds after which supervisord kills it. Where that is not known, or was raised above restart.timeout since the
-    rollout began, restart.timeout: no rollout waits for longer than it says."""
-    return min(process.stopwaitsecs or timeout, timeout)
+    """Seconds after which supervisord kills it: its stopwaitsecs, and restart.timeout where an older supervisord does
+    not tell that."""
+    return process.stopwaitsecs or timeout
 
 
 def never_stopped(process: Process, waited: float) -> Reason:
@@ -150,7 +150,7 @@ def _to_warming(member: Member, process: Process, observed: Observation) -> Memb
 def _killed_text(process: Process, timeout: float) -> str:
     waits = process.stopwaitsecs
     late = f"{timeout:g} s (restart.timeout), so supervisord kills it after its stopwaitsecs"
-    how = f"{waits:g} s (stopwaitsecs), so supervisord kills it" if 0 < waits <= timeout else late
+    how = f"{waits:g} s (stopwaitsecs), so supervisord kills it" if waits else late
     return (
         f"did not stop within {how}. Its new process is started anyway. Fix: make it stop sooner, or raise "
         "stopwaitsecs; to accept such kills: restart: {on_kill: continue} for the group in rolling.yaml"

@@ -153,3 +153,8 @@ class Rollout:
     waits_for: str = ""  # the reason why nothing moves; empty: it moves
     waits_long: bool = False  # for some seconds already, so that it is worth a line
     interruptions: tuple[Interruption, ...] = ()  # other times are real ones; ``timeline.active`` leaves these out
+
+    @property
+    def may_stop_all(self) -> bool:
+        """Whether the last process that serves may be stopped: no request fails where none is sent."""
+        return self.force or self.policy.ports.none

@@ -68,7 +68,7 @@ def name_width(rollout: View) -> int:
 def past_stages(process: View, requests: str = "") -> list[str]:
     """The stages that a process has been through, with durations. ``requests``: what to add to its warm-up."""
     parts = []
-    if process["drained"]:
+    if process["drained"] and (process["ports"] or process["drained"] >= NOTABLE):
         left = f" ({count_text(process['lingering_connections'])} left)" if process["lingering_connections"] else ""
         parts.append(f"drained {process['drained']:.1f} s{left}")
     if process["stopped"] >= NOTABLE:
@@ -92,15 +92,20 @@ def _requests(process: View, signs: Signs) -> str:
 
 def _present(process: View) -> str:
     if process["stage"] in UNDER_WAY:
-        left = f", {count_text(process['lingering_connections'])} left" if process["stage"] == "draining" else ""
+        left = f", {draining_text(process)}" if process["stage"] == "draining" else ""
         return f"{process['stage']} {process['seconds']:.0f} s{left}"
     if process["failed"] or process["stage"] == "failed":
         return f"FAILED: {process['why']}"
-    return process["why"] or "open"
+    return process["why"] or ("open" if process["ports"] else "running")
 
 
-def _ports(process: View) -> str:
-    return ", ".join(map(str, process["ports"]))
+def draining_text(process: View) -> str:
+    """What a drain waits for; ``lingering_connections`` are in the rollout's view of the process alone."""
+    return f"{count_text(process['lingering_connections'])} left" if process["ports"] else "until it exits"
+
+
+def _ports_text(process: View) -> str:
+    return f"port {', '.join(map(str, process['ports']))}" if process["ports"] else ""
 
 
 # --- before a rollout
@@ -123,7 +128,7 @@ def plan_lines(rollout: View) -> list[str]:
     expected = rollout["forecast"]
     return [
         head,
-        *(f"{process['name']:<{width}}  port {_ports(process)}" for process in selected),
+        *(f"{process['name']:<{width}}  {_ports_text(process)}".rstrip() for process in selected),
         *(f"{process['name']:<{width}}  {process['why'] or 'not selected'}" for process in others),
         *([f"It would take about {expected:.0f} s, as the last rollouts did."] if expected else []),
         *_min_ready_lines(rollout, len(selected)),
@@ -248,9 +253,9 @@ def _gate_lines(rollout: View, processes_after: Sequence[View]) -> list[str]:
     is_served = any(process["statename"] == "RUNNING" and process["gate"] == "open" for process in processes_after)
     texts: dict[str, list[str]] = {}
     for process in rollout["processes"]:
-        if process["stage"] == "failed":
+        if process["stage"] == "failed" and process["ports"]:
             text = _gate_text(now.get(process["name"]), is_served)
-            texts.setdefault(text, []).append(f"{process['name']} (port {_ports(process)})")
+            texts.setdefault(text, []).append(f"{process['name']} ({_ports_text(process)})")
     lines = [f"{text}: {', '.join(names)}" for text, names in texts.items()]
     if all(text.startswith("Closed") for text in texts):
         return lines

@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from supervisor_rolling.core.errors import Fault
-from supervisor_rolling.core.lingering import count_text
 from supervisor_rolling.core.natural_order import natural
 from supervisor_rolling.core.reason import see
 from supervisor_rolling.ctl.exit_status import DONE
 from supervisor_rolling.ctl.loaded_version import version_text
-from supervisor_rolling.ctl.rollout_lines import counted, waits_text
+from supervisor_rolling.ctl.rollout_lines import counted, draining_text, waits_text
 from supervisor_rolling.ctl.session import Session
 from supervisor_rolling.ctl.text_table import table
 from supervisor_rolling.ctl.usage import group_of, name_of
@@ -33,7 +32,8 @@ UNGUARDED = "{group} is not guarded against crashes: {why}"
 UNGUARDED_INVALID = "rolling.yaml is invalid (see above), or has guard: false for {group}, or does not have the group"
 UNGUARDED_NO_LISTENER = "the listener is not running (see above)"
 UNGUARDED_OTHER = (
-    "rolling.yaml has guard: false for it, or does not have the group, or the listener has only just started"
+    "rolling.yaml has guard: false or ports: none for it, or does not have the group, or the listener has only just "
+    "started"
 )
 
 NO_ROLLOUT = "No rollout of {group} since supervisord started."
@@ -43,7 +43,6 @@ ROLLOUT_COLUMNS = ("GROUP", "ROLLOUT", "STATUS", "REPLACED", "TOOK", "WHY")
 PROCESS_COLUMNS = ("PROCESS", "STATE", "PID", "STAGE", "SINCE", "WARM", "GATE", "WHY")
 
 _UNDER_WAY = {
-    "draining": "{left} left",
     "restarting": "is stopping, will be started again",
     "warming": "a new process, not warm yet",
     "ready": "open, not yet counted as available",
@@ -114,9 +113,9 @@ def process_lines(
 ) -> list[str]:
     """One group: its rollout, and a table of its processes. ``has_earlier``: the history has rollouts of it."""
     head = rollout_lines([rollout]) if rollout else [(NO_ROLLOUT + EARLIER * has_earlier).format(group=group)]
-    left = {p["name"]: p["lingering_connections"] for p in rollout["processes"]} if rollout else {}
+    draining = {p["name"]: draining_text(p) for p in rollout["processes"]} if rollout else {}
     codes = sorted({process["code"] for process in processes if process["code"]})
-    rows = [_process_row(p, left.get(p["name"], 0)) for p in sorted(processes, key=lambda p: natural(p["name"]))]
+    rows = [_process_row(p, draining.get(p["name"], "")) for p in sorted(processes, key=lambda p: natural(p["name"]))]
     return [
         *head,
         *_unguarded_lines(group, processes, listener),
@@ -143,9 +142,9 @@ def _rollout_row(rollout: View) -> tuple[str, ...]:
     return (rollout["group"], str(rollout["id"]), state, replaced, f"{rollout['seconds']:.1f} s", why)
 
 
-def _process_row(process: View, left: int) -> tuple[str, ...]:
-    """``left``: the connections that a draining process still has."""
-    why = process["why"] or _UNDER_WAY.get(process["stage"], "").format(left=count_text(left))
+def _process_row(process: View, draining: str) -> tuple[str, ...]:
+    """``draining``: what its drain waits for, if it drains."""
+    why = process["why"] or (draining if process["stage"] == "draining" else _UNDER_WAY.get(process["stage"], ""))
     if process["retry_in"]:
         why = f"{process['why']}; {counted(process['tries'], 'attempt')}, next in {process['retry_in']:.0f} s"
     return (

@@ -121,7 +121,9 @@ def assemble(given: Adapters) -> Reconciler:
 
 def _try_gate(load_config: Callable[[], Config], gatekeeper: Gatekeeper) -> None:
     try:
-        gatekeeper.verify(load_config().gate)
+        config = load_config()
+        if not all(policy.ports.none for policy in config.groups.values()):
+            gatekeeper.verify(config.gate)
     except GateBusyError as error:
         log.info("cannot check the gate now: %s. The next rollout checks it again", error)
     except ConfigError:  # the crash guard's first reconcile logs it, and what it means for the guard

@@ -51,7 +51,7 @@ class CrashGuard:
         """Begin a reconcile, with the policies as they are now. Returns the groups that are to be guarded."""
         self._config = self._latest_config()
         groups = self._config.groups if self._config else {}
-        self._policies = {group: policy for group, policy in groups.items() if policy.guard.enabled}
+        self._policies = {group: policy for group, policy in groups.items() if policy.is_guarded}
         return self._policies.keys()
 
     def ended(self, snapshot: Snapshot) -> list[str]:

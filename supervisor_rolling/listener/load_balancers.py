@@ -69,6 +69,8 @@ class LoadBalancers:
         """The policy, with ``min_ready_seconds: auto`` as the load balancer's configuration, or its gate, asks for."""
         if not policy.min_ready_auto:
             return policy
+        if policy.ports.none:
+            return replace(policy, min_ready_seconds=0.0, min_ready_read=True)
         read = (self._balancers.last_read(policy.balancer), self._clients.last_found(policy.group))
         known = self._known.get(policy.group)
         if (

@@ -18,7 +18,7 @@ from supervisor_rolling.core.policy import Config, Policy
 from supervisor_rolling.core.ports import ports_for
 from supervisor_rolling.core.preflight_report import Finding, Report, Settings, Severity, error_if
 from supervisor_rolling.core.process import Process
-from supervisor_rolling.core.rollout import Rollout, Stage
+from supervisor_rolling.core.rollout import Rollout
 from supervisor_rolling.core.snapshot import Request
 from supervisor_rolling.core.text import MAX_LISTED
 from supervisor_rolling.listener.contracts import NO_ANSWER, Background, GateProbes, Sockets, WhileClosed
@@ -143,9 +143,7 @@ class Preflight:
     def _check_ports(self, rollout: Rollout, there: Mapping[str, Process]) -> None:
         """Raise ConfigError if a process listens on other ports than the policy says: the wrong port would be closed.
         A process that listens on none may have its port through another one, such as a container's proxy."""
-        running = [
-            m for m in rollout.members if m.selected and m.stage is Stage.OPEN and there[m.name].state == "RUNNING"
-        ]
+        running = [m for m in rollout.members if m.endpoints and is_up(m, there)]
         try:
             found = self._sockets.ports_of([there[member.name].pid for member in running])
         except SocketsError as error:
@@ -177,15 +175,17 @@ class Preflight:
         skipped: list[str] = []
         listening = self._listening(rollout, observed, skipped)
         found += processes.findings(rollout, observed, listening, given)
-        checked.append(f"{len(rollout.members)} processes and their ports")
+        has_ports = any(member.endpoints for member in rollout.members)
+        checked.append(f"{len(rollout.members)} processes{' and their ports' if has_ports else ''}")
         skipped += _starting(rollout, observed)
         if given.processes:
             found += settings.findings(given, rollout.policy)
             checked.append("supervisord's settings")
-        if not any(finding.where == "gate" for finding in found):
-            found += self._of_gate(subject, listening, checked, skipped)
-        found += _of_nginx(subject, listening, checked, skipped)
-        found += _of_clients(subject, checked, skipped)
+        if has_ports:
+            if not any(finding.where == "gate" for finding in found):
+                found += self._of_gate(subject, listening, checked, skipped)
+            found += _of_nginx(subject, listening, checked, skipped)
+            found += _of_clients(subject, checked, skipped)
         checked.append("which users can change the files that the listener executes")
         found += self._probes.untrusted_files(rollout.policy)
         return Report(rollout.group, tuple(found), tuple(checked), tuple(skipped))

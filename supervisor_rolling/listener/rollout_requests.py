@@ -16,7 +16,6 @@ from supervisor_rolling.core.admission import (
     check_gate,
     check_max_failures,
     check_not_last_serving,
-    check_stop_timeout,
     kept_closed,
     limited,
     narrowed,
@@ -36,7 +35,6 @@ from supervisor_rolling.core.forecast import forecast
 from supervisor_rolling.core.guard_state import GuardState
 from supervisor_rolling.core.log_messages import summary
 from supervisor_rolling.core.observation import Observation
-from supervisor_rolling.core.policy import GatePolicy
 from supervisor_rolling.core.preflight_report import Finding, Report
 from supervisor_rolling.core.process import Process
 from supervisor_rolling.core.reason import with_see
@@ -149,7 +147,7 @@ class RolloutRequests:
             return False
         if draft.problem:
             raise draft.problem
-        self._verify(waiting, draft.config.gate)
+        self._verify(waiting, draft, request.group)
         rollout = rollout_for(request, draft, group)
         for objection in objections(rollout, group.observed.processes, self._gatekeeper.closes):
             raise objection
@@ -184,7 +182,7 @@ class RolloutRequests:
         if draft is None:
             return False
         try:
-            self._verify(waiting, draft.config.gate)
+            self._verify(waiting, draft, request.group)
         except GateError as error:
             waiting.is_verified, waiting.findings = True, (gate_finding(error),)
         found = [*draft.findings, *waiting.findings]
@@ -212,11 +210,12 @@ class RolloutRequests:
         self._supervisor.report(request.id, report)
         return True
 
-    def _verify(self, waiting: _Waiting, policy: GatePolicy) -> None:
-        """Once for a request."""
-        if not waiting.is_verified:
-            self._gatekeeper.verify(policy)
-            waiting.is_verified = True
+    def _verify(self, waiting: _Waiting, draft: Draft, group: str) -> None:
+        """Once for a request. A group without ports needs no gate."""
+        policy = draft.config.groups.get(group)
+        if not waiting.is_verified and not (policy and policy.ports.none):
+            self._gatekeeper.verify(draft.config.gate)
+        waiting.is_verified = True
 
     def _is_read(self, waiting: _Waiting, rollout: Rollout) -> bool:
         are_read = self._balancers.are_read(rollout.policy, endpoints_of(rollout), rollout.gate.backend, waiting.since)
@@ -280,7 +279,6 @@ def objections(
     checks: list[Callable[[], None]] = [
         lambda: check_gate(rollout, closes),
         lambda: check_max_failures(rollout),
-        lambda: check_stop_timeout(rollout, processes),
         lambda: check_not_last_serving(rollout, processes),
     ]
     for check in checks:

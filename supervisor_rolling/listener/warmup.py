@@ -1,9 +1,9 @@
-"""Warms processes up over HTTP, through their closed gates.
+"""Warms processes up over HTTP, through their closed gates; those without a port by the operator's commands alone.
 
 A warm-up runs in a thread of its own, so that a slow one delays neither the others nor a lease; ``tend`` is given which
 processes shall be warm and returns how far each is. First the port has to accept connections, then ``ready`` is
-requested until it answers 2xx, then the list is sent in order. A redirect is followed as long as it leads to the
-process itself.
+requested until it answers 2xx or run until it succeeds, then the list is sent in order. A redirect is followed as long
+as it leads to the process itself.
 
 An unexpected answer ends the warm-up, and so does another protocol than HTTP/1; ``ready`` may give three answers that
 concern the request (400, 401, 403, 404, a redirect elsewhere). A connection that is refused or breaks is tried again
@@ -68,6 +68,9 @@ MAX_REFUSALS, REFUSED_EVERY = 3, 0.5
 """How many answers of ``ready`` may concern the request, and the seconds from one to the next: a process that boots may
 not know all of its paths yet."""
 
+COMMAND_EVERY = 0.25
+"""Seconds between two runs of the command of ``ready``."""
+
 PROBED_AT, PROBED_FOR = frozenset({3, 30}), 2.0
 """After so many connections in a row without a byte, TLS and HTTP/2 are tried; and the seconds for each."""
 
@@ -107,7 +110,8 @@ class HttpWarmups:
         return found
 
     def end(self) -> None:
-        commands = [one for running in self._running.values() for one in running.values() if one.job.hook.command]
+        every = [one for running in self._running.values() for one in running.values()]
+        commands = [one for one in every if one.job.hook.command or one.job.policy.ready.hook.command]
         for group in self._running:
             self.tend(group, {})
         until = time.monotonic() + END_TIMEOUT
@@ -149,7 +153,7 @@ class _Warmup(threading.Thread):
         self.status = WarmupStatus(job.pid, "warming", why=why, spawned=job.spawned)
         self.dropped = threading.Event()
         self._group = own.partition(":")[0]
-        self._port = job.endpoints[0].port
+        self._port = job.endpoints[0].port if job.endpoints else 0
         self._address = ""
         self._sockets = sockets
         self._slots = slots
@@ -189,9 +193,22 @@ class _Warmup(threading.Thread):
         self.status = replace(self.status, **changes)
 
     def _warm(self) -> None:
+        if self.job.endpoints:
+            self._warm_by_requests()
+        else:
+            self._until_command_succeeds()
+        if self.job.hook.command:
+            left = max(0.0, self._deadline - time.monotonic())
+            why = run_command(self.job.hook, self.job.variables, self.dropped, left)
+            if why:
+                raise _NotWarmError(Reason("hooks", f"after_warmup {why}"))
+        self._set(state="warm", why="")
+
+    def _warm_by_requests(self) -> None:
         began = time.monotonic()
         while True:
             self._find_address()
+            self._until_command_succeeds()
             self._queue()
             with open_session(self.job.bypass, self._wire) as session:
                 self._send_all(session)
@@ -202,12 +219,19 @@ class _Warmup(threading.Thread):
             # Another process may have given the answers: they do not count.
             self.status = WarmupStatus(self.job.pid, "warming", spawned=self.job.spawned, queued=self.status.queued)
             self._wait(Reason("warmup.port", why), began, FOREIGN_EVERY)
-        if self.job.hook.command:
+
+    def _until_command_succeeds(self) -> None:
+        """``ready: {command: […]}``."""
+        hook, began = self.job.policy.ready.hook, time.monotonic()
+        while hook.command:
             left = max(0.0, self._deadline - time.monotonic())
-            why = run_command(self.job.hook, self.job.variables, self.dropped, left)
-            if why:
-                raise _NotWarmError(Reason("hooks", f"after_warmup {why}"))
-        self._set(state="warm", why="")
+            why = run_command(hook, self.job.variables, self.dropped, left)
+            if not why:
+                return
+            reason = Reason("warmup.command", f"{hook.command[0]} (ready) {why}")
+            if self._is_late() and self.status.why:  # it was cut off, and says less than the run before
+                reason = Reason(self.status.code, self.status.why)
+            self._wait(reason, began, COMMAND_EVERY)
 
     # --- the port
 
@@ -286,8 +310,8 @@ class _Warmup(threading.Thread):
 
     def _send_all(self, session: requests.Session) -> None:
         policy = self.job.policy
-        if policy.ready:
-            self._until_ready(session, WarmupRequest(path=policy.ready, headers=policy.headers))
+        if policy.ready.path:
+            self._until_ready(session, WarmupRequest(path=policy.ready.path, headers=policy.headers))
         for request in [one for one in policy.requests for _ in range(one.count)]:
             started = time.monotonic()
             whole = replace(request, headers={**policy.headers, **request.headers})

@@ -33,7 +33,7 @@ def packed(answer: Any) -> xmlrpc.client.Binary:
 
 def holds_ports(rollout: Rollout) -> bool:
     """Whether it runs, or has left a failed process closed that no crash guard takes over."""
-    if rollout.status is Status.RUNNING or rollout.policy.guard.enabled:
+    if rollout.status is Status.RUNNING or rollout.policy.is_guarded:
         return rollout.status is Status.RUNNING
     return any(member.stage is Stage.FAILED for member in rollout.members)
 
@@ -56,7 +56,7 @@ class ProcessViews:
         rollout, guard_state = mailbox.rollouts.get(group), mailbox.guard_states.get(group)
         self._is_guarded = guard_state is not None
         self._is_running = rollout is not None and rollout.status is Status.RUNNING
-        self._holds = rollout is not None and (self._is_running or not rollout.policy.guard.enabled)
+        self._holds = rollout is not None and (self._is_running or not rollout.policy.is_guarded)
         self._members = {member.name: member for member in rollout.members} if rollout else {}
         self._guarded = {one.name: one for one in guard_state.guarded} if guard_state else {}
 
@@ -66,7 +66,7 @@ class ProcessViews:
         is_warm = self._mailbox.is_warm(self._group, name, incarnation)
         member, guarded = self._members.get(name), self._guarded.get(name)
         if member and (not self._is_guarded or (self._is_running and member.stage is not Stage.OPEN)):
-            guarded, is_closed = None, self._holds and member.stage in CLOSED_STAGES
+            guarded, is_closed = None, self._holds and member.stage in CLOSED_STAGES and bool(member.endpoints)
             one: Member | GuardedProcess | None = member
         else:
             one, is_closed = guarded, guarded is not None and guarded.closed

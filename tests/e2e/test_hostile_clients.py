@@ -28,7 +28,13 @@ import yaml
 from supervisor_rolling.codec import dump, dump_changes
 from supervisor_rolling.core.errors import Fault
 from supervisor_rolling.core.guard_state import GuardState
-from supervisor_rolling.core.policy import GatePolicy, Policy, PortRule, WarmupPolicy
+from supervisor_rolling.core.policy import (
+    GatePolicy,
+    Policy,
+    PortRule,
+    Ready,
+    WarmupPolicy,
+)
 from supervisor_rolling.core.preflight_report import Finding, Report
 from supervisor_rolling.packing import unpack
 from tests.support import plugin
@@ -105,7 +111,7 @@ def fault_of(call: Callable[..., object], *arguments: Any) -> int:
 
 
 def test_only_the_listener_may_record(stack: Stack) -> None:
-    evil = Policy("app", PortRule(by_name={"app-8000": (8080,)}), warmup=WarmupPolicy(ready="/shutdown"))
+    evil = Policy("app", PortRule(by_name={"app-8000": (8080,)}), warmup=WarmupPolicy(ready=Ready("/shutdown")))
     rollout, guard_state = dump(replace(a_rollout(9), policy=evil)), dump(GuardState("app", evil, GatePolicy()))
     rolling: Any = stack.rpc().rolling
     with nothing_dies(stack):

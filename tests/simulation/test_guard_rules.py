@@ -17,7 +17,15 @@ from supervisor_rolling.core.guard import ASSUMED_WARM_AFTER, MAX_OPEN_RETRY, MA
 from supervisor_rolling.core.guard_state import GuardedProcess, GuardState
 from supervisor_rolling.core.jobs import WarmupStatus
 from supervisor_rolling.core.observation import Observation
-from supervisor_rolling.core.policy import GatePolicy, GuardPolicy, Policy, PortRule, Share, WarmupPolicy
+from supervisor_rolling.core.policy import (
+    GatePolicy,
+    GuardPolicy,
+    Policy,
+    PortRule,
+    Ready,
+    Share,
+    WarmupPolicy,
+)
 from supervisor_rolling.core.process import Change, Process
 from supervisor_rolling.core.process_states import CLOSED_STAGES, after_event
 from supervisor_rolling.core.rollout import Member, Rollout, Stage, Status
@@ -236,13 +244,13 @@ def test_other_policy_restarts_warm_ups():
         guard_state, replace(guard_state.policy, min_ready_seconds=3.0), guard_state.gate, NOW + 9.0
     )
     assert same.guarded == guard_state.guarded
-    other = replace(guard_state.policy, warmup=WarmupPolicy(ready="/right"))
+    other = replace(guard_state.policy, warmup=WarmupPolicy(ready=Ready("/right")))
     guard_state = advanced(guard.with_policy(guard_state, other, guard_state.gate, NOW + 9.0), processes, 9.0)
     assert {(guarded.name, guarded.stage, guarded.since) for guarded in guard_state.guarded} == {
         ("app-2", Stage.WARMING, NOW + 9.0),
         ("app-3", Stage.WARMING, NOW + 9.0),
     }
-    assert all(job.policy.ready == "/right" for job in guard.jobs(guard_state).values())
+    assert all(job.policy.ready.path == "/right" for job in guard.jobs(guard_state).values())
 
 
 def test_new_pid_after_failure_is_warmed_at_once():

@@ -24,7 +24,6 @@ from supervisor_rolling.core.policy import (
     DrainPolicy,
     GuardPolicy,
     PortRule,
-    RestartPolicy,
     Share,
 )
 from supervisor_rolling.core.port_use import Client, Holder
@@ -833,11 +832,11 @@ def test_check_connects_to_no_closed_port():
 
 
 def test_check_lists_all_errors_at_once():
-    world = World(1, fast_policy(restart=RestartPolicy(timeout=2.0), max_failures=3))
+    world = World(1, fast_policy(max_failures=3))
     world.gate.problem = "no CAP_NET_ADMIN"
     world.balancers.nginx = LONE
     found = [finding.code for finding in checked(world).findings]
-    assert found == ["gate", "config.max_failures", "config.stop_timeout", "rollout.last_serving", "nginx.lone"]
+    assert found == ["gate", "config.max_failures", "rollout.last_serving", "nginx.lone"]
 
 
 def test_check_of_unconfigured_group_is_an_error():
@@ -1509,17 +1508,6 @@ def test_too_large_max_failures_is_refused():
     code, text = refusal(World(4, fast_policy(max_failures=1)))
     assert code == Fault.NOT_CONFIGURED
     assert "max_failures" in text
-
-
-@pytest.mark.parametrize("kind", ["restart", "plan"])
-def test_too_long_stopwaitsecs_is_refused(kind: str):
-    world = World(3)
-    world.processes["app-2"].stopwaitsecs = 3600.0
-    code, text = refusal(world, kind=kind)
-    assert code == Fault.NOT_CONFIGURED
-    assert "app:app-2 may take 3600 s to stop (stopwaitsecs), more than restart.timeout (10 s) waits" in text
-    rolled(world, processes=["app-1", "app-3"])
-    assert world.rollout().status is Status.DONE
 
 
 def test_wrong_port_is_refused_before_closing():

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from supervisor_rolling.core import machine
-from supervisor_rolling.core.admission import begin, check_gate, check_stop_timeout, kept_closed
+from supervisor_rolling.core.admission import begin, check_gate, check_not_last_serving, kept_closed
 from supervisor_rolling.core.endpoint import TCP, Endpoint, tcp
 from supervisor_rolling.core.errors import ConfigError, RefusedError
 from supervisor_rolling.core.guard_state import GuardedProcess, GuardState
@@ -101,44 +100,6 @@ def test_port_of_two_processes_is_refused(ports: PortRule, error: type[Exception
 # --- what is kept closed when a rollout begins
 
 
-def slow_to_stop(*stopwaitsecs: float, **changes: Any) -> Rollout:
-    """A rollout of processes that may take so long, where restart.timeout is 60; refused if need be."""
-    processes = {
-        name: replace(process, stopwaitsecs=wait)
-        for wait, (name, process) in zip(stopwaitsecs, look(*["RUNNING"] * len(stopwaitsecs)).processes.items())
-    }
-    rollout = a_rollout(*(replace(member, **changes) for member in all_open(len(stopwaitsecs))))
-    check_stop_timeout(rollout, processes)
-    return rollout
-
-
-@pytest.mark.parametrize("stopwaitsecs", [0.0, 10.0, 60.0])
-def test_stopwaitsecs_within_restart_timeout_is_accepted(stopwaitsecs: float) -> None:
-    slow_to_stop(10.0, stopwaitsecs)
-
-
-@pytest.mark.parametrize(
-    ("stopwaitsecs", "words"),
-    [
-        ([10.0, 61.0], "app:app-2 may take 61 s"),
-        ([3600.0, 0.0, 3600.0], "app:app-1, app:app-3 may take 3600 s"),
-        ([90.0, 3600.0, 90.0, 90.0, 90.0], "app:app-1, app:app-2, app:app-3 and 2 more may take up to 3600 s"),
-    ],
-)
-def test_stopwaitsecs_above_restart_timeout_is_refused(stopwaitsecs: list[float], words: str) -> None:
-    with pytest.raises(ConfigError) as refused:
-        slow_to_stop(*stopwaitsecs)
-    assert str(refused.value) == (
-        f"{words} to stop (stopwaitsecs), more than restart.timeout (60 s) waits. Fix: "
-        "raise groups.app.restart.timeout in rolling.yaml above it, or lower stopwaitsecs"
-    )
-
-
-@pytest.mark.parametrize("change", [{"selected": False}, {"attempted": True, "replaced": True}], ids=str)
-def test_stopwaitsecs_of_unselected_is_ignored(change: dict[str, bool]) -> None:
-    slow_to_stop(3600.0, **change)
-
-
 COLD = Reason("warmup.answer", "is cold")
 
 
@@ -154,6 +115,19 @@ def test_kept_closed_process_begins_failed() -> None:
         (Stage.FAILED, BEGAN, "is cold"),
     ]
     assert (rollout.started_at, rollout.min_available) == (BEGAN, 1)
+
+
+def test_group_without_ports_begins_with_none() -> None:
+    facts = look("RUNNING", "RUNNING")
+    rollout = begin(2, Policy("app", PortRule(none=True)), GatePolicy(), facts, {}, {})
+    assert [(member.selected, member.endpoints) for member in rollout.members] == [(True, ()), (True, ())]
+    with pytest.raises(ConfigError, match="or none, where no load balancer sends to them"):
+        begin(2, Policy("app", PortRule(auto=True)), GatePolicy(), facts, {}, {})
+
+
+def test_only_worker_of_a_group_may_be_stopped() -> None:
+    facts, policy = look("RUNNING"), Policy("app", PortRule(none=True))
+    check_not_last_serving(begin(2, policy, GatePolicy(), facts, {}, {}), facts.processes)
 
 
 @pytest.mark.parametrize(("is_closed", "least"), [(True, 1), (False, 2)])

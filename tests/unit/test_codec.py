@@ -27,6 +27,7 @@ from supervisor_rolling.core.policy import (
     HooksPolicy,
     Policy,
     PortRule,
+    Ready,
     RestartPolicy,
     Share,
     WarmupPolicy,
@@ -48,18 +49,24 @@ requests = st.builds(
     WarmupRequest, names, names, headers, names, st.lists(st.integers(100, 599), max_size=2).map(tuple), pids
 )
 shares = st.builds(Share, pids, seconds)
+hooks = st.builds(Hook, st.lists(names, max_size=2).map(tuple), seconds)
 gates = st.builds(GatePolicy, names, names, seconds, names, names, names)
 policies = st.builds(
     Policy,
     group=names,
-    ports=st.builds(PortRule, names, st.dictionaries(names, ports, max_size=2), st.booleans()),
+    ports=st.builds(PortRule, names, st.dictionaries(names, ports, max_size=2), st.booleans(), st.booleans()),
     max_unavailable=shares,
     canary=pids,
     max_failures=pids,
     drain=st.builds(DrainPolicy, seconds, seconds, names, names, names, names, seconds),
     restart=st.builds(RestartPolicy, seconds, names),
     warmup=st.builds(
-        WarmupPolicy, seconds, names, headers, st.lists(requests, max_size=2).map(tuple), st.tuples(names)
+        WarmupPolicy,
+        seconds,
+        st.builds(Ready, names, hooks),
+        headers,
+        st.lists(requests, max_size=2).map(tuple),
+        st.tuples(names),
     ),
     min_ready_seconds=seconds,
     guard=st.builds(GuardPolicy, st.booleans(), shares),
@@ -67,7 +74,7 @@ policies = st.builds(
     min_ready_why=names,
     min_ready_read=st.booleans(),
     balancer=st.builds(BalancerPolicy, names, st.booleans()),
-    hooks=st.builds(HooksPolicy, *[st.builds(Hook, st.lists(names, max_size=2).map(tuple), seconds)] * 4),
+    hooks=st.builds(HooksPolicy, *[hooks] * 4),
 )
 connections = st.builds(Connection, names, seconds, seconds, names, names)
 members = st.builds(

@@ -25,10 +25,12 @@ from supervisor_rolling.core.policy import (
     GatePolicy,
     GuardPolicy,
     HistoryPolicy,
+    Hook,
     HooksPolicy,
     MetricsPolicy,
     Policy,
     PortRule,
+    Ready,
     RestartPolicy,
     Share,
     WarmupPolicy,
@@ -146,6 +148,33 @@ def test_missing_keys_have_their_defaults() -> None:
     assert policy("warmup: {requests: [{}]}").warmup.requests == (WarmupRequest(),)
 
 
+def test_ready_may_be_a_command() -> None:
+    found = policy("warmup: {ready: {command: [/srv/app/ready, 1], timeout: 5}}").warmup.ready
+    assert found == Ready(hook=Hook(("/srv/app/ready", "1"), 5.0))
+    assert policy("warmup: {ready: ''}").warmup.ready == Ready()
+
+
+def test_group_may_have_no_ports() -> None:
+    group = "groups: {app: {ports: none, drain: {signal: USR1}, warmup: {ready: {command: [/bin/true]}}}}"
+    found = parse(group, "f").groups["app"]
+    assert (found.ports, found.is_guarded) == (PortRule(none=True), False)
+
+
+@pytest.mark.parametrize(
+    ("key", "where"),
+    [
+        ("drain: {request: /drain}", "drain"),
+        ("warmup: {ready: /health}", "warmup"),
+        ("warmup: {requests: [/]}", "warmup"),
+    ],
+)
+def test_group_without_ports_cannot_be_sent_requests(key: str, where: str) -> None:
+    (found,) = problems(f"groups: {{app: {{ports: none, {key}}}}}")
+    assert found.startswith(
+        f"rolling.yaml:1: groups.app.{where}: sends a request, and with ports: none there is no port. Fix: "
+    )
+
+
 def test_every_key_is_read() -> None:
     config = parse(
         r"""
@@ -192,7 +221,7 @@ def test_every_key_is_read() -> None:
                 restart=RestartPolicy(90.0, "continue"),
                 warmup=WarmupPolicy(
                     20.0,
-                    "/health",
+                    Ready("/health"),
                     {"Host": "example.org", "X-Number": "7", "X-Version": "1.10", "X-Empty": ""},
                     (
                         WarmupRequest(path="/a?b=c"),
@@ -440,6 +469,9 @@ def test_problems_of_combinations_come_with_problems_of_values() -> None:
         ("guard: {max_closed: no}", "guard.max_closed: 'no' is true or false. Fix: write a number of processes"),
         ("guard: {max_closed: }", "guard.max_closed: has no value. Fix: write a number of processes"),
         # the warm-up
+        ("warmup: {ready: [/health]}", "warmup.ready: "),
+        ("warmup: {ready: {command: true}}", "warmup.ready.command: "),
+        ("warmup: {ready: {timeout: 5}}", "warmup.ready.command: is missing"),
         ("warmup: {ready: health}", "warmup.ready: 'health' is not a path. Fix: write one that begins with /"),
         ("warmup: {ready: /a b}", "warmup.ready: '/a b' is not a path"),
         ('warmup: {ready: "/a\\r\\nb"}', r"warmup.ready: '/a\r\nb' is not a path"),

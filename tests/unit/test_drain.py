@@ -10,7 +10,7 @@ import pytest
 from supervisor_rolling.core import machine
 from supervisor_rolling.core.actions import Action, Verb
 from supervisor_rolling.core.connections import Connection, KeepaliveReuse
-from supervisor_rolling.core.drain import GATE_TIMEOUT, MIN_DRAIN, REUSE_GRACE, REUSE_TIMES
+from supervisor_rolling.core.drain import GATE_TIMEOUT, MIN_DRAIN, REUSE_GRACE, REUSE_TIMES, drain_signal
 from supervisor_rolling.core.endpoint import Endpoint, tcp
 from supervisor_rolling.core.jobs import NotificationJob
 from supervisor_rolling.core.policy import DrainPolicy, GatePolicy, WarmupPolicy
@@ -55,6 +55,34 @@ def test_drain_needs_all_endpoints_closed() -> None:
     member = replace(a_member(Stage.DRAINING), endpoints=(tcp(PORT), tcp(9001)))
     assert stepped(member, a_process(), closed=CLOSED).stage is Stage.DRAINING
     assert stepped(member, a_process(), closed={**CLOSED, tcp(9001): BEGAN}).stage is Stage.RESTARTING
+
+
+# --- without a port
+
+
+def without_port(**changes: Any) -> Member:
+    return replace(a_member(Stage.DRAINING, **changes), endpoints=())
+
+
+FINISHING = {"drain": DrainPolicy(timeout=30.0, signal="USR1"), "closed": {}}
+
+
+def test_process_without_port_has_nothing_to_drain() -> None:
+    after = stepped(without_port(), a_process(), closed={})
+    assert (after.stage, after.failed) == (Stage.RESTARTING, False)
+
+
+def test_worker_that_is_asked_to_finish_has_the_time_of_the_drain() -> None:
+    member, facts = without_port(), {**FINISHING, "signalled": frozenset({NAME})}
+    assert stepped(member, a_process(), 29.9, **facts).stage is Stage.DRAINING
+    assert stepped(member, a_process(), 30.0, **facts).stage is Stage.RESTARTING
+    assert drain_signal(member, a_rollout(member, drain=FINISHING["drain"]), observed(a_process(), closed={}), {})
+
+
+@pytest.mark.parametrize("process", [a_process("EXITED"), a_process(pid=NEW, spawned=2.0)], ids=["down", "back"])
+def test_worker_that_finishes_by_itself_is_replaced(process: Process) -> None:
+    after = stepped(without_port(), process, 5.0, **FINISHING, signalled=frozenset({NAME}))
+    assert (after.stage, after.failed, after.timing.drained) == (Stage.RESTARTING, False, 5.0)
 
 
 def test_lingering_connections_are_counted() -> None:

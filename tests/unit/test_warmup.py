@@ -25,7 +25,7 @@ from supervisor_rolling.core.connections import Connections
 from supervisor_rolling.core.endpoint import Endpoint, tcp
 from supervisor_rolling.core.errors import SocketsError
 from supervisor_rolling.core.jobs import WarmupJob, WarmupStatus
-from supervisor_rolling.core.policy import GatePolicy, WarmupPolicy, WarmupRequest
+from supervisor_rolling.core.policy import GatePolicy, Hook, Ready, WarmupPolicy, WarmupRequest
 from supervisor_rolling.core.port_use import Holder, PortUse
 from supervisor_rolling.core.protocol_detection import H2_PREFACE
 from supervisor_rolling.core.warmup_replies import MAX_REDIRECTS, Reply, unexpected_text
@@ -187,7 +187,9 @@ class Warmer:
         self.warmups = HttpWarmups(Told(addresses, ports, others), self.changed.set)
 
     def tend(self, port: int, pid: int = PID, bypass: str = "mark", **policy: Any) -> WarmupStatus:
-        job = WarmupJob(pid, (tcp(port),), WarmupPolicy(**{"timeout": DEADLINE, **policy}), bypass)
+        ready = Ready(policy.pop("ready", ""), Hook(tuple(policy.pop("command", ()))))
+        endpoints = (tcp(port),) if port else ()
+        job = WarmupJob(pid, endpoints, WarmupPolicy(**{"timeout": DEADLINE, "ready": ready, **policy}), bypass)
         return self.warmups.tend("app", {NAME: job})[NAME]
 
     def until_over(self, port: int, **details: Any) -> WarmupStatus:
@@ -249,6 +251,32 @@ def test_ready_is_requested_until_it_answers_2xx(server: Server, warmer: Warmer,
     server.answer = lambda asked: 200 if len(server.asked) > 5 else status
     assert warmer.until_over(server.port, ready="/health", requests=gets("/")).state == "warm"
     assert server.lines == ["GET /health"] * 6 + ["GET /"]
+
+
+def counting_command(path: Path, succeeds_at: int) -> tuple[str, ...]:
+    """One that succeeds at its so many-th run, and says which run it is."""
+    path.write_text(f'echo x >>{path}.runs; n=$(wc -l <{path}.runs); echo "run $n"; [ $n -ge {succeeds_at} ]')
+    return ("/bin/sh", str(path))
+
+
+def test_command_is_run_until_it_succeeds(server: Server, warmer: Warmer, tmp_path: Path) -> None:
+    command = counting_command(tmp_path / "ready", 3)
+    assert warmer.until_over(server.port, command=command, requests=gets("/")).state == "warm"
+    assert (tmp_path / "ready.runs").read_text() == "x\n" * 3
+    assert server.lines == ["GET /"], "after the command"
+
+
+def test_process_without_port_is_warm_when_its_command_succeeds(warmer: Warmer, tmp_path: Path) -> None:
+    warmup_status = warmer.until_over(0, command=counting_command(tmp_path / "ready", 2))
+    assert (warmup_status.state, warmup_status.requests, warmup_status.why) == ("warm", 0, "")
+    assert warmer.until_over(0, pid=PID + 1).state == "warm", "without a command at once"
+
+
+def test_command_that_never_succeeds_is_late_and_named(warmer: Warmer, tmp_path: Path) -> None:
+    command = counting_command(tmp_path / "ready", 99)
+    warmup_status = warmer.until_over(0, command=command, timeout=1.0)
+    assert (warmup_status.state, warmup_status.code) == ("late", "warmup.command")
+    assert re.fullmatch(r"/bin/sh \(ready\) exited with 1: run \d+", warmup_status.why)
 
 
 SET_HEADER = "set `warmup: {headers:"

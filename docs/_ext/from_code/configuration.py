@@ -25,6 +25,7 @@ from supervisor_rolling.core.policy import (
     Policy,
     PortRule,
     Range,
+    Ready,
     RestartPolicy,
     Share,
     WarmupPolicy,
@@ -63,7 +64,8 @@ KINDS: Mapping[Any, str] = {
     str: "text",
     bool: "``true`` or ``false``",
     Share: "number of processes, or percentage",
-    PortRule: "``auto``, a regex, or a map of names to ports",
+    PortRule: "``auto``, ``none``, a regex, or a map of names to ports",
+    Ready: "a path, or ``{command, timeout}``",
     WarmupRequest: "a path, or a map",
     Hook: "list of arguments, or ``{command, timeout}``",
 }
@@ -134,7 +136,7 @@ def _shown(hint: Any, value: Any) -> str:
         return "``auto``"
     if isinstance(value, Share):
         return f"``{value.number}``" if value.number else f"``{value.percent:g}%``"
-    if value in ("", (), Hook()):
+    if value in ("", (), Hook(), Ready()):
         return "none"
     if isinstance(value, tuple):
         return f"``[{', '.join(value)}]``"

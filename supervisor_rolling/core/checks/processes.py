@@ -146,7 +146,7 @@ def _foreign(rollout: Rollout, member: Member, listening: Listening) -> Iterator
 
 def _not_listening(group: str, member: Member, listening: Listening) -> Iterator[Finding]:
     where = f"{group}:{member.name}"
-    if listening.addresses is None or any(listening.listeners(port) for port in member.ports):
+    if not member.ports or listening.addresses is None or any(map(listening.listeners, member.ports)):
         return
     unix = listening.unix.get(member.name, ())
     if unix and not listening.ports.get(member.name):

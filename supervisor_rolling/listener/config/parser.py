@@ -35,7 +35,9 @@ from supervisor_rolling.core.policy import (
     Port,
     PortRule,
     Range,
+    Ready,
     Share,
+    WarmupPolicy,
     WarmupRequest,
 )
 from supervisor_rolling.core.share import parse_share
@@ -65,12 +67,17 @@ _UNITS = {"": 1, "s": 1, "sec": 1, "seconds": 1, "ms": 0.001, "m": 60, "min": 60
 _DURATION = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?) ?([a-z]*)")
 
 _PORTS_FIX = (
-    r"write a regex with one group around the port, such as 'app-(\d+)', or a map of process names to ports, or auto"
+    r"write a regex with one group around the port, such as 'app-(\d+)', or a map of process names to ports, or auto; "
+    "or none, where no load balancer sends to them"
 )
 _HOOK_FIX = (
     "write a list of arguments, the first of which is the full path of a program, such as [/srv/app/notify, done]"
 )
 _GROUPS_FIX = "name a group of supervisord, such as groups: {app: {}}"
+_NO_PORT_FIXES = {
+    "drain": "remove drain.request; drain.signal asks a worker to finish",
+    "warmup": "write ready: {command: [/srv/app/ready]}, and no requests; or correct ports",
+}
 _HAPROXY_FIXES = {
     "socket": "write gate.socket: the path of HAProxy's stats socket, such as /run/haproxy/admin.sock",
     "backend_name": "write gate.backend_name: the backend section of haproxy.cfg that has the processes as servers",
@@ -274,6 +281,14 @@ def _drain_request(entry: Entry) -> str:
     return f"GET {_PATH(entry)}"
 
 
+def _ready(entry: Entry) -> Ready:
+    if entry.is_mapping:
+        return Ready(hook=section(Hook, keys_of(Hook), {"command": _HOOK_FIX})(entry))
+    if not entry.is_scalar("str"):
+        raise entry.wrong_type("write a path, such as /health, or a mapping, such as {command: [/srv/app/ready]}")
+    return Ready(_or_empty(_PATH)(entry))
+
+
 def _hook(entry: Entry) -> Hook:
     if not entry.is_mapping:
         return Hook(_command(entry))
@@ -293,8 +308,8 @@ def _ports(entry: Entry) -> PortRule:
     if entry.is_mapping:
         return PortRule(by_name=_ports_by_name(entry))
     pattern = entry.text(_PORTS_FIX)
-    if pattern == "auto":
-        return PortRule(auto=True)
+    if pattern in ("auto", "none"):
+        return PortRule(auto=pattern == "auto", none=pattern == "none")
     try:
         groups = re.compile(pattern).groups
     except (re.error, ValueError, OverflowError, RecursionError) as error:
@@ -334,7 +349,7 @@ def _policy(entry: Entry) -> Policy:
             return Policy(entry.name, **values)
         return Policy(entry.name, **values, min_ready_seconds=min_ready_seconds, min_ready_auto=False)
 
-    return Policy(entry.name) if entry.is_a("null") else section(make, keys_of(Policy))(entry)
+    return Policy(entry.name) if entry.is_a("null") else section(make, keys_of(Policy), check=_check_policy)(entry)
 
 
 # --- values taken together
@@ -372,6 +387,20 @@ def _check_drain(entries: Mapping[str, Entry], values: Mapping[str, Any]) -> Non
             f"with keepalive: nginx, idle_after ({idle_after:g}) must be below the timeout ({most:g})",
             "lower drain.idle_after, or raise drain.timeout",
         )
+
+
+def _check_policy(entries: Mapping[str, Entry], values: Mapping[str, Any]) -> None:
+    """Without a port there is nothing to request and no connection."""
+    rule, drain, warmup = values.get("ports"), values.get("drain"), values.get("warmup")
+    if rule is None or not rule.none:
+        return
+    for name, asks in (("drain", drain and drain.request), ("warmup", warmup and _asks_http(warmup))):
+        if asks:
+            entries[name].wrong("sends a request, and with ports: none there is no port", _NO_PORT_FIXES[name])
+
+
+def _asks_http(warmup: WarmupPolicy) -> bool:
+    return bool(warmup.ready.path or warmup.requests)
 
 
 def _check_config(entries: Mapping[str, Entry], values: Mapping[str, Any]) -> None:
@@ -433,5 +462,6 @@ _READERS: dict[Any, Reader[Any]] = {
     PortRule: _ports,
     WarmupRequest: _request,
     Hook: _hook,
+    Ready: _ready,
     Mapping[str, Policy]: _groups,
 }
