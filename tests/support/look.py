@@ -85,10 +85,10 @@ def wait_running(stack: Stack, timeout: float = 30.0) -> None:
     stack.wait_until(lambda: all(p.state == "RUNNING" for p in stack.processes()), timeout, "all are RUNNING")
 
 
-def wait_ended(stack: Stack, timeout: float = 60.0) -> Any:
+def wait_ended(stack: Stack, timeout: float = 60.0, group: str = GROUP) -> Any:
     """Until the rollout has ended; returns it."""
-    stack.wait_until(lambda: rolling(stack)["status"] != "running", timeout, "the rollout has ended")
-    return rolling(stack)
+    stack.wait_until(lambda: rolling(stack, group)["status"] != "running", timeout, "the rollout has ended")
+    return rolling(stack, group)
 
 
 def wait_stage(stack: Stack, stage: str, name: str = "", timeout: float = 30.0) -> dict[str, Any]:
