@@ -124,6 +124,10 @@ class Sockets(Protocol):
         """Those of these processes, each with its ports, that do not listen on them while a descendant does."""
         ...
 
+    def families_of(self, pids: Collection[int]) -> Mapping[int, Wrapper]:
+        """Each of these processes, with its descendants as ``inner``."""
+        ...
+
     def listening(self, port: int, pid: int) -> PortUse:
         """What listens on a port: the process or a descendant of it, and any other process beside or instead of it.
 

@@ -76,6 +76,11 @@ class KernelSockets:
         chains = {pid: procfs.above(pid, inodes[pid], children) for pid in parents}
         return {pid: _wrapper(chain) for pid, chain in chains.items() if chain}
 
+    def families_of(self, pids: Collection[int]) -> Mapping[int, Wrapper]:
+        """See ``Sockets.families_of``."""
+        children = procfs.children_of_all() if pids else {}
+        return {pid: _wrapper(list(procfs.family_of(pid, children))) for pid in pids}
+
     def listening(self, port: int, pid: int) -> PortUse:
         """See ``Sockets.listening``."""
         found = tcp_sockets((LISTEN,), [port])

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from supervisor_rolling.core.checks import clients, conntrack, nginx, processes, settings
+from supervisor_rolling.core.checks import clients, conntrack, nginx, processes, settings, workers
 from supervisor_rolling.core.checks.processes import Listening, is_up
 from supervisor_rolling.core.endpoint import Endpoints, tcp
 from supervisor_rolling.core.errors import ConfigError, GateError, RollingError, SocketsError
@@ -180,6 +180,7 @@ class Preflight:
         skipped += _starting(rollout, observed)
         if given.processes:
             found += settings.findings(given, rollout.policy)
+            found += workers.findings(rollout.group, listening.families, given)
             checked.append("supervisord's settings")
         if has_ports:
             if not any(finding.where == "gate" for finding in found):
@@ -214,9 +215,11 @@ class Preflight:
         down = {port for m in rollout.members if not observed.processes[m.name].pid for port in m.ports}
         others = [port for port, listeners in addresses.items() if (listeners or port in down) and port not in own]
         wrappers = self._sockets.wrappers_of({pid: m.ports for pid, m in pids.items() if set(m.ports) & set(held[pid])})
+        families = self._sockets.families_of([pid for pid, m in pids.items() if not m.ports])
         return Listening(
             ports={member.name: held[pid] for pid, member in pids.items()},
             unix={member.name: unix[pid] for pid, member in pids.items()},
+            families={pids[pid].name: family for pid, family in families.items()},
             wrappers={pids[pid].name: wrapper for pid, wrapper in wrappers.items()},
             holders=self._sockets.holders_of(others) if others else {},
         )

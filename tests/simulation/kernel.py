@@ -49,6 +49,9 @@ class FakeSockets:
     def wrappers_of(self, ports: Mapping[int, Collection[int]]) -> dict[int, Wrapper]:
         return {}
 
+    def families_of(self, pids: Collection[int]) -> dict[int, Wrapper]:
+        return {}
+
     def listening(self, port: int, pid: int) -> PortUse:
         return PortUse()
 

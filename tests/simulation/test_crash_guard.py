@@ -56,6 +56,9 @@ class Kernel:
     def wrappers_of(self, ports: Mapping[int, Collection[int]]) -> dict[int, Wrapper]:
         return {}
 
+    def families_of(self, pids: Collection[int]) -> dict[int, Wrapper]:
+        return {}
+
     def listening(self, port: int, pid: int) -> PortUse:
         return PortUse()
 

@@ -142,6 +142,13 @@ def test_caught_and_ignored_signals_are_read(sockets: KernelSockets) -> None:
     assert not {"TERM", "HUP"} & (found.caught | found.ignored)
 
 
+def test_family_is_a_process_with_its_descendants(sockets: KernelSockets) -> None:
+    with started("sh", "-c", f"{SHELL}; true") as (pid, _):
+        found = sockets.families_of([pid])[pid]
+    assert (found.is_shell, [one.program.startswith("python") for one in found.inner]) == (True, [True])
+    assert sockets.families_of([]) == {}
+
+
 def test_script_without_exec_is_a_wrapper(sockets: KernelSockets, tmp_path: Path) -> None:
     script = tmp_path / "start-app"
     script.write_text(f"#!/bin/sh\n{SHELL}\n", encoding="ascii")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from supervisor_rolling.core.checks import conntrack, processes, settings
+from supervisor_rolling.core.checks import conntrack, processes, settings, workers
 from supervisor_rolling.core.checks.conntrack import Conntrack
 from supervisor_rolling.core.checks.processes import Listening, Wrapper
 from supervisor_rolling.core.endpoint import tcp
@@ -208,6 +209,57 @@ def test_process_stopped_by_failed_rollout_goes_first() -> None:
 
 def test_unknown_listeners_are_no_finding() -> None:
     assert found(Process("app-1", "RUNNING", 1), Listening(addresses=None)) == []
+
+
+# --- workers without a port
+
+
+def of_worker(worker: Wrapper, **changes: Any) -> list[tuple[str, str]]:
+    given = Settings((replace(SOUND, **{"stopsignal": "TERM", **changes}),))
+    return [(one.code, one.text) for one in workers.findings("app", {"app-1": worker}, given)]
+
+
+HANDLES = Wrapper("celery", frozenset({"TERM"}))
+CHILD = Wrapper("python3")
+SCRIPT = Wrapper("sh", program="dash", inner=(CHILD,))
+
+
+@pytest.mark.parametrize(
+    ("worker", "changes"),
+    [
+        (HANDLES, {}),
+        (HANDLES, {"stopasgroup": True}),
+        (replace(HANDLES, inner=(CHILD, CHILD)), {}),
+        (replace(HANDLES, ignored=frozenset({"INT"})), {"stopsignal": ""}),
+        (SCRIPT, {"stopasgroup": True}),
+    ],
+)
+def test_worker_that_finishes_its_job_is_no_finding(worker: Wrapper, changes: dict[str, Any]) -> None:
+    assert of_worker(worker, **changes) == []
+
+
+@pytest.mark.parametrize(
+    ("worker", "changes", "expected"),
+    [
+        (
+            Wrapper("w", ignored=frozenset({"TERM"})),
+            {"stopwaitsecs": 10.0},
+            "ignores SIGTERM, its stopsignal: supervisord",
+        ),
+        (Wrapper("w"), {}, "has no handler for SIGTERM, its stopsignal: a stop ends it at once"),
+        (HANDLES, {"stopsignal": "USR1"}, "has no handler for SIGUSR1, its stopsignal"),
+        (SCRIPT, {}, "runs the worker as a child of a shell (sh, run by dash > python3), and stopasgroup is off"),
+        (
+            replace(HANDLES, inner=(CHILD, CHILD)),
+            {"stopasgroup": True},
+            "has 2 child processes (python3), and stopasgroup is on: SIGTERM reaches them, too",
+        ),
+    ],
+)
+def test_worker_that_loses_its_job_is_a_finding(worker: Wrapper, changes: dict[str, Any], expected: str) -> None:
+    ((code, text),) = of_worker(worker, **changes)
+    assert text.startswith(expected)
+    assert code == ("supervisor.stopasgroup" if "stopasgroup" in text else "supervisor.stopsignal")
 
 
 # --- wrappers

@@ -160,6 +160,9 @@ class Told:
     def connections(self, endpoints: Collection[Endpoint], oldest: int = 0) -> Mapping[Endpoint, Connections]:
         raise AssertionError("a warm-up walks the table of all connections")
 
+    def families_of(self, pids: Collection[int]) -> dict[int, Wrapper]:
+        return {}
+
     def listeners(self, ports: Collection[int]) -> Mapping[int, tuple[str, ...]]:
         raise AssertionError("a warm-up asks for listeners without their holders")
 

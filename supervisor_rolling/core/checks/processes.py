@@ -36,10 +36,14 @@ class Wrapper:
     program: str = ""  # the file that it runs: the interpreter of a script
     inner: tuple[Wrapper, ...] = ()  # the processes between it and the one that listens
 
+    @property
+    def is_shell(self) -> bool:
+        """Whether it is a shell, or a script that one runs."""
+        return self.name in SHELLS or self.program in SHELLS
+
     def passes_on(self, signal: str) -> bool:
         """Whether it has a handler of its own for the signal."""
-        is_shell = self.name in SHELLS or self.program in SHELLS
-        return signal in self.caught and not (is_shell and signal == SHELLS_CATCH)
+        return signal in self.caught and not (self.is_shell and signal == SHELLS_CATCH)
 
     def dies_of(self, signal: str) -> bool:
         """Whether the signal is known to end it at once, and not the application."""
@@ -60,6 +64,7 @@ class Listening:
     ports: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     unix: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     wrappers: Mapping[str, Wrapper] = field(default_factory=dict)
+    families: Mapping[str, Wrapper] = field(default_factory=dict)  # those without a port, each with its descendants
     holders: Mapping[int, Holder] = field(default_factory=dict)  # of ports that no process of the group has
 
     def listeners(self, port: int) -> tuple[str, ...]:

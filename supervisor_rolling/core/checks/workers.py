@@ -1,0 +1,55 @@
+"""Findings about processes without ports: a stop has to let them finish the job that they do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from supervisor_rolling.core.checks.processes import Wrapper
+from supervisor_rolling.core.natural_order import natural
+from supervisor_rolling.core.preflight_report import Finding, ProcessSettings, Settings
+
+DEFAULT_SIGNAL = "TERM"
+"""supervisord's own; an older one does not tell which it sends."""
+
+
+def findings(group: str, families: Mapping[str, Wrapper], settings: Settings) -> Iterator[Finding]:
+    """What is wrong with the way in which they are stopped. ``families``: each process by its name, with its
+    descendants as ``inner``."""
+    known = {one.name: one for one in settings.processes}
+    for name in sorted(families.keys() & known.keys(), key=natural):
+        yield from _of_worker(f"{group}:{name}", families[name], known[name])
+
+
+def _of_worker(where: str, worker: Wrapper, setting: ProcessSettings) -> Iterator[Finding]:
+    signal = setting.stopsignal or DEFAULT_SIGNAL
+    if signal in worker.ignored:
+        yield Finding(
+            "supervisor.stopsignal",
+            where,
+            f"ignores SIG{signal}, its stopsignal: supervisord kills it after {setting.stopwaitsecs:g} s, in the "
+            "middle of a job",
+            "set stopsignal to the signal at which it finishes its job and exits",
+        )
+    elif worker.is_shell and worker.inner and not setting.stopasgroup:
+        yield Finding(
+            "supervisor.stopasgroup",
+            where,
+            f"runs the worker as a child of a shell ({worker} > {worker.inner[0]}), and stopasgroup is off: "
+            f"SIG{signal} does not reach the worker, which keeps running beside the next one",
+            "start the worker with exec, as the last command of the script",
+        )
+    elif worker.dies_of(signal) and not worker.is_shell:
+        yield Finding(
+            "supervisor.stopsignal",
+            where,
+            f"has no handler for SIG{signal}, its stopsignal: a stop ends it at once, in the middle of a job",
+            "handle the signal: finish the job, then exit; or set stopsignal to one that it handles",
+        )
+    elif setting.stopasgroup and worker.inner and not worker.is_shell:
+        yield Finding(
+            "supervisor.stopasgroup",
+            where,
+            f"has {len(worker.inner)} child processes ({worker.inner[0]}), and stopasgroup is on: SIG{signal} reaches "
+            "them, too, and a pool of workers loses the jobs that they do",
+            "remove stopasgroup; killasgroup=true ends what is left after a SIGKILL",
+        )
