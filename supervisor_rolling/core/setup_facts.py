@@ -26,6 +26,11 @@ class InspectedGroup:
     haproxy: tuple[str, ...] = ()  # the socket and the backend with which HAProxy drains it; empty: it cannot
     findings: tuple[Finding, ...] = ()  # in the load balancer's configuration
 
+    @property
+    def is_without_sockets(self) -> bool:
+        """Whether its processes run and listen on nothing, as queue workers do."""
+        return bool(self.ports) and not any(self.ports.values()) and not any(self.unix.values())
+
 
 @dataclass(frozen=True)
 class Inspection:

@@ -104,7 +104,8 @@ def make_plan(host: Host, found: Inspection | None, wanted: Sequence[str]) -> Pl
     if host.plugin_problem or found is None:
         return Plan(problems=tuple(_not_importable(host)))
     problems = [*_mismatch(host), *_incomplete(host)]
-    fitting = [group for group in found.groups if not unfit(group)]
+    workers = [group.name for group in found.groups if group.is_without_sockets and group.name in wanted]
+    fitting = [group for group in found.groups if group.name in workers or not unfit(group)]
     for name in wanted:
         problems += _unusable(host, found, name)
     if not fitting and not found.policy_groups and not problems:
@@ -143,6 +144,11 @@ def unfit(group: InspectedGroup) -> str:
         return group.problem
     if not group.ports:
         return "no process runs, so its ports are not known. Fix: start it, then run setup again"
+    if group.is_without_sockets:
+        return (
+            "it listens on nothing, as queue workers do. Fix: if no load balancer sends to it, name it, and it gets "
+            f"ports: none: supervisor_rolling setup {group.name}"
+        )
     ports = Counter(port for those in group.ports.values() for port in set(those))
     shared = [port for port, number in ports.items() if number > 1]
     if shared:
@@ -203,7 +209,7 @@ def _unusable(host: Host, found: Inspection, name: str) -> Iterator[str]:
     if group is None:
         text = f"supervisord has no group {name} (the groups are: {listed(host.running, 10) or 'none'})"
         yield with_see(text, "command.group")
-    elif name not in found.policy_groups and unfit(group):
+    elif name not in found.policy_groups and not group.is_without_sockets and unfit(group):
         yield with_see(f"{name}: {unfit(group)}", "setup.unfit")
 
 
@@ -285,7 +291,10 @@ _POLICY_HEAD = "# Every key and its default: echo_rolling_conf yaml\n\n"
 
 def _group_text(group: InspectedGroup) -> str:
     """The policy of a group; a later one can be added below it."""
-    lines = [f"  {_quoted(group.name)}:", "    ports: auto            # those that each process listens on"]
+    ports = "auto            # those that each process listens on"
+    if group.is_without_sockets:
+        ports = "none            # they listen on nothing, so nothing is closed"
+    lines = [f"  {_quoted(group.name)}:", f"    ports: {ports}"]
     warmup = [f"      ready: {group.ready}"] if group.ready else []
     if 200 <= group.root_status < 300:
         warmup += ["      requests:", "        - /                # add the pages that are slow at first"]
@@ -331,11 +340,12 @@ def _seen(host: Host, found: Inspection, chosen: Sequence[InspectedGroup], has_h
     for group in chosen:
         ports = sorted(port for those in group.ports.values() for port in those)
         ready = f", {group.ready} answers 200" if group.ready else ""
-        yield f"{group.name}: {len(group.ports)} processes, ports {listed(map(str, ports), 8)}{ready}"
+        listens = f"ports {listed(map(str, ports), 8)}{ready}" if ports else "listening on nothing, as queue workers do"
+        yield f"{group.name}: {len(group.ports)} process{'es' * (len(group.ports) != 1)}, {listens}"
     for balancer in dict.fromkeys(group.balancer for group in chosen if group.balancer):
         yield f"load balancer: {balancer}"
     for group in found.groups:
-        if unfit(group) and group.name not in found.policy_groups:
+        if unfit(group) and group not in chosen and group.name not in found.policy_groups:
             yield f"left out: {group.name}: {unfit(group)}"
 
 
@@ -344,7 +354,7 @@ def _advice(host: Host, found: Inspection, chosen: Sequence[InspectedGroup], has
         path = place_of_sections(host).path
         what = "add these lines" if host.includes is None else "change the line files of [include]"
         yield f"{with_see(f'{host.main_file} does not read {path}. Fix: {what}', 'setup.include')}\n{lines}"
-    if not found.gate and not has_haproxy:
+    if not found.gate and not has_haproxy and not all(group.is_without_sockets for group in chosen):
         yield with_see("no port can be closed until one of the gates works, and rollouts are refused", "setup.gate")
     if CTLPLUGIN in host.sections and host.ctl_problem:
         yield with_see(host.ctl_problem, "setup.ctlplugin")

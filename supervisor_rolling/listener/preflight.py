@@ -175,6 +175,7 @@ class Preflight:
         skipped: list[str] = []
         listening = self._listening(rollout, observed, skipped)
         found += processes.findings(rollout, observed, listening, given)
+        found += workers.listening(rollout.group, listening.ports, listening.families)
         has_ports = any(member.endpoints for member in rollout.members)
         checked.append(f"{len(rollout.members)} processes{' and their ports' if has_ports else ''}")
         skipped += _starting(rollout, observed)

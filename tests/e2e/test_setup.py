@@ -76,7 +76,7 @@ def test_setup_leads_to_a_rollout_and_back(stack: Stack) -> None:
     (stack.directory / POLICY).write_text(MINE, encoding="utf-8")
     status, text = run(stack, "setup", "--dry-run")
     assert (status, files_in(stack)) == (0, [POLICY]), text
-    assert "left out: worker: worker listens on no TCP port" in text
+    assert "left out: worker: it listens on nothing, as queue workers do" in text
     assert f"warning: nginx.min_ready_seconds: {stack.nginx_conf}:" in text
     stack.nginx_conf.write_text(stack.nginx_conf.read_text(encoding="utf-8").replace(" ;\n", " max_fails=0;\n"))
     os.kill(stack.nginx_pid, signal.SIGHUP)

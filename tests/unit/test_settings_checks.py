@@ -238,6 +238,14 @@ def test_worker_that_finishes_its_job_is_no_finding(worker: Wrapper, changes: di
     assert of_worker(worker, **changes) == []
 
 
+def test_worker_that_listens_is_a_finding() -> None:
+    assert not list(workers.listening("app", {"app-1": ()}, {"app-1": HANDLES}))
+    assert not list(workers.listening("app", {"app-1": (8001,)}, {})), "it has ports by rolling.yaml"
+    (one,) = workers.listening("app", {"app-1": (8001, 9100)}, {"app-1": HANDLES})
+    assert (one.code, one.is_error) == ("ports.none", False)
+    assert one.text.startswith("listens on port 8001, 9100, which is not closed (ports: none)")
+
+
 @pytest.mark.parametrize(
     ("worker", "changes", "expected"),
     [

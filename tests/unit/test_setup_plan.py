@@ -77,7 +77,7 @@ def test_sections_and_policy_are_written() -> None:
     assert f"command = {HOST.listener} --config {POLICY}\n" in WRITTEN[DROP_IN]
     assert CTLPLUGIN not in WRITTEN[DROP_IN]
     policy = config.parse(WRITTEN[POLICY].encode(), POLICY).groups["app"]
-    assert (policy.ports.auto, policy.warmup.ready, [one.path for one in policy.warmup.requests]) == (
+    assert (policy.ports.auto, policy.warmup.ready.path, [one.path for one in policy.warmup.requests]) == (
         True,
         "/health",
         ["/"],
@@ -217,12 +217,18 @@ def test_unknown_group_refuses() -> None:
     assert problem(HOST, SEEN, "ap").startswith("supervisord has no group ap (the groups are: app, worker)")
 
 
-def test_named_group_without_ports_refuses() -> None:
-    assert problem(HOST, SEEN, "app", "worker").startswith("worker: worker listens on no TCP port")
+def test_group_that_listens_on_nothing_is_taken_where_it_is_named() -> None:
+    plan = make_plan(HOST, replace(SEEN, gate="", gate_problem="no rights"), ["worker"])
+    assert (plan.problems, plan.groups) == ((), ("worker",))
+    assert config.parse(plan.files[1].text.encode(), POLICY).groups["worker"].ports.none
+    assert "worker: 1 process, listening on nothing, as queue workers do" in plan.seen
+    assert not [line for line in plan.advice if "setup.gate" in line], "it needs no gate"
 
 
 def test_no_fitting_group_refuses() -> None:
-    assert "\n  worker: worker listens on no TCP port" in problem(HOST, replace(SEEN, groups=(WORKER,)))
+    text = problem(HOST, replace(SEEN, groups=(WORKER,)))
+    assert "\n  worker: it listens on nothing, as queue workers do. Fix: " in text
+    assert text.endswith("supervisor_rolling setup worker")
 
 
 def test_foreign_drop_in_is_not_overwritten() -> None:
@@ -292,7 +298,7 @@ def test_broken_ctlplugin_is_advice() -> None:
 
 
 def test_group_left_out_is_named() -> None:
-    assert make_plan(HOST, SEEN, []).seen[-1].startswith("left out: worker: worker listens on no TCP port")
+    assert make_plan(HOST, SEEN, []).seen[-1].startswith("left out: worker: it listens on nothing")
 
 
 # --- what the operator wrote stays
@@ -320,7 +326,7 @@ def test_signature_tells_changes() -> None:
 def test_groups_are_added_below_what_is_there(mine: str) -> None:
     (change,) = make_plan(replace(AFTER, files={**WRITTEN, POLICY: mine}), SEEN, []).files
     groups = config.parse(change.text.encode(), POLICY).groups
-    assert (list(groups)[-1], groups["app"].warmup.ready) == ("app", "/health")
+    assert (list(groups)[-1], groups["app"].warmup.ready.path) == ("app", "/health")
     parts = split_ours(change.text)
     assert parts
     assert parts[0].rstrip("\n") == mine.rstrip("\n")

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from supervisor_rolling.core.checks.processes import Wrapper
 from supervisor_rolling.core.natural_order import natural
 from supervisor_rolling.core.preflight_report import Finding, ProcessSettings, Settings
+from supervisor_rolling.core.text import listed
 
 DEFAULT_SIGNAL = "TERM"
 """supervisord's own; an older one does not tell which it sends."""
+
+
+def listening(group: str, ports: Mapping[str, Sequence[int]], families: Mapping[str, Wrapper]) -> Iterator[Finding]:
+    """That users may be sent to them after all. ``ports``: those that each process listens on."""
+    for name in sorted((name for name in families if ports.get(name)), key=natural):
+        yield Finding(
+            "ports.none",
+            f"{group}:{name}",
+            f"listens on port {listed(map(str, ports[name]))}, which is not closed (ports: none): if a load balancer "
+            "sends to it, requests fail while the process restarts",
+            f"remove ports: none from groups.{group} in rolling.yaml; if it is only for metrics or the like, do "
+            "nothing",
+        )
 
 
 def findings(group: str, families: Mapping[str, Wrapper], settings: Settings) -> Iterator[Finding]:
