@@ -32,7 +32,7 @@ UNGUARDED = "{group} is not guarded against crashes: {why}"
 UNGUARDED_INVALID = "rolling.yaml is invalid (see above), or has guard: false for {group}, or does not have the group"
 UNGUARDED_NO_LISTENER = "the listener is not running (see above)"
 UNGUARDED_OTHER = (
-    "rolling.yaml has guard: false or ports: none for it, or does not have the group, or the listener has only just "
+    "rolling.yaml has guard: false for it, or ports: none, or does not have the group, or the listener has only just "
     "started"
 )
 

@@ -64,7 +64,7 @@ def test_a_pool_that_speaks_tls_stops_the_rollout_before_anything_is_stopped() -
     world.keepalive_closer.is_opaque = True
     rolled(world)
     assert world.rollout().status is Status.FAILED
-    assert "in TLS or HTTP/2" in world.rollout().members[0].why
+    assert "has TLS or HTTP/2 on connections" in world.rollout().members[0].why
     assert (world.lost, [process.releases for process in world.processes.values()]) == (0, [[], []])
     assert not any(world.gate.is_closed(process.port) for process in world.processes.values())
 

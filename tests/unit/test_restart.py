@@ -183,7 +183,7 @@ def test_stop_takes_as_long_as_stopwaitsecs_whatever_restart_timeout_is() -> Non
     assert killed.why.startswith("did not stop within 3600 s (stopwaitsecs), so supervisord kills it. Its new process")
     after = stepped(killed, stopping(3604.0, 3600.0), 3604.0, restart=restart)
     assert after.stage is Stage.FAILED
-    assert "; then is still STOPPING after 3604 s, and SIGKILL should have ended it. Fix: " in after.why
+    assert "; then is still STOPPING after 3604 s, although SIGKILL should have ended it. Fix: " in after.why
 
 
 def test_start_timeout_begins_when_old_process_is_down() -> None:
