@@ -45,9 +45,11 @@ def with_version(text: str, exit_status: int, error: Exception, session: Session
     if not _may_be_cause(error, exit_status):
         return text
     try:
-        version = version_text(session.ask("getListener"))
+        listener = session.ask("getListener")
     except CONNECTION_ERRORS:
         return text
+    # One that did not answer is stalled, whatever supervisord has heard of it: that is from before, for some seconds.
+    version = version_text({**listener, "running": listener["running"] and exit_status != NO_LISTENER})
     if version and exit_status == NO_LISTENER:
         return version
     return f"{version}\n{text}" if version else text

@@ -87,9 +87,9 @@ def is_done(directory: Path) -> bool:
     return not job_worker.names(directory, "jobs") and not job_worker.names(directory, "taken")
 
 
-KILLS = 4
+KILLS = 2
 
-FEW = [12.0, *[0.5] * 60]  # the first one takes as long as all the rest
+FEW = [6.0, *[0.25] * 60]  # the first one takes longer than all the rest
 ISSUED = [60.0, *(random.Random(5).uniform(0.0, 20.0) for _ in range(199))]
 
 
