@@ -49,7 +49,8 @@ its connections while it drains may be too late for its first answer, but not fo
 
 def draining(member: Member, process: Process, rollout: Rollout, observed: Observation) -> Member:
     """A DRAINING member after one observation."""
-    if rollout.aborting:
+    is_finishing = _is_asked_to_finish(member, rollout.policy.drain) and process.state != "STARTING"
+    if rollout.aborting and not is_finishing:  # a worker that was asked to finish will exit, abort or not
         return replace(put_back(member, observed), attempted=False)
     if process.is_stopped_by_other or process.state == "UNKNOWN":
         return _wait_for_state(member, process, rollout, observed)
@@ -75,7 +76,7 @@ def is_overdue(member: Member, at: float, closed: Mapping[Endpoint, float], poli
     """Whether a drain has lasted as long as it may. A process that an earlier failure kept closed drains since then:
     what is left is mostly the warm-up that it never answered."""
     waited = drained_for(member, at, closed)
-    lasted = at - closed_since(member, closed) if member.was_closed else waited
+    lasted = at - closed_since(member, closed) if member.is_unused else waited
     return waited >= MIN_DRAIN and lasted >= policy.timeout
 
 
@@ -93,7 +94,7 @@ def can_be_notified(member: Member, process: Process | None, closed: Mapping[End
     """Whether a DRAINING member can be told that it drains. One that is STARTING may not have its signal handler yet,
     and would die of the signal; one that was kept closed has no users to send away."""
     is_there = process is not None and process.state == "RUNNING" and process.incarnation == member.old
-    return is_there and not member.was_closed and closed_since(member, closed) < math.inf
+    return is_there and not member.is_unused and closed_since(member, closed) < math.inf
 
 
 def _wait_for_state(member: Member, process: Process, rollout: Rollout, observed: Observation) -> Member:
@@ -105,11 +106,15 @@ def _wait_for_state(member: Member, process: Process, rollout: Rollout, observed
     return fail_and_put_back(member, observed, Reason("restart.other", text))
 
 
+def _is_asked_to_finish(member: Member, policy: DrainPolicy) -> bool:
+    """Whether ``drain.signal`` makes it exit: one without a port has no connections to send away."""
+    return bool(policy.signal) and not member.endpoints
+
+
 def _exited(member: Member, process: Process, rollout: Rollout, observed: Observation) -> Member:
     """A process that the drain signal has killed fails the rollout, so that no other is sent it."""
     after, signal = _drained(member, observed), rollout.policy.drain.signal
-    is_asked_to_finish = not member.endpoints
-    if is_asked_to_finish or process.stopped_on_request or member.failed:
+    if not member.endpoints or process.stopped_on_request or member.failed:
         return after
     if not signal or member.name not in observed.signalled:
         return after
@@ -132,7 +137,9 @@ def _wait_for_gate(member: Member, observed: Observation) -> Member:
 def _behind_gate(member: Member, rollout: Rollout, observed: Observation, waited: float) -> Member:
     policy, left = rollout.policy.drain, observed.connections[member.name]
     overdue = is_overdue(member, observed.at, observed.closed, policy)
-    is_finishing = not member.endpoints and bool(policy.signal) and not member.was_closed
+    is_finishing = _is_asked_to_finish(member, policy)
+    if is_finishing and overdue and policy.on_timeout == "fail":
+        return fail_and_put_back(member, observed, Reason("drain.timeout", _unfinished_text(policy)))
     is_told = overdue or not (is_finishing or member.name in observed.being_notified)
     if left == 0 and waited >= max(policy.min_seconds, MIN_DRAIN) and is_told:
         return _drained(member, observed)
@@ -166,7 +173,7 @@ def _is_pool(reuse: KeepaliveReuse, waited: float, overdue: bool) -> bool:
 
 
 def _timed_out(member: Member, rollout: Rollout, observed: Observation, waited: float) -> Member:
-    if rollout.policy.drain.on_timeout == "fail" and not member.was_closed:
+    if rollout.policy.drain.on_timeout == "fail" and not member.is_unused:
         member = replace(member, oldest_lingering=_oldest_left(member, observed, waited))
         return fail_and_put_back(member, observed, Reason("drain.timeout", _timeout_text(member, rollout)))
     return _drained_with_lingering(member, observed, waited)
@@ -256,4 +263,11 @@ def _timeout_text(member: Member, rollout: Rollout) -> str:
         f"still had {count_text(left)} to {endpoints_text(member.endpoints)} after {rollout.policy.drain.timeout:g} s "
         f"of drain{f' ({oldest})' if oldest else ''}, so it was not stopped and keeps serving traffic "
         "(drain.on_timeout: fail). Fix: wait until they end, close them at the client, or raise drain.timeout"
+    )
+
+
+def _unfinished_text(policy: DrainPolicy) -> str:
+    return (
+        f"has not exited {policy.timeout:g} s after SIG{policy.signal} (drain.signal), so it was not stopped "
+        "(drain.on_timeout: fail). Fix: raise drain.timeout above its longest job, or set drain.on_timeout: continue"
     )

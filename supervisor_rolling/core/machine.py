@@ -46,7 +46,8 @@ The rollout decides only which members leave OPEN, and when. With ``limit`` 2 of
 * A process that does not stop is killed by supervisord after its stopwaitsecs. That fails the rollout, unless it was
   accepted (``restart.on_kill``, ``drain.on_timeout``); the new process is opened anyway.
 * A draining process is notified by ``drain.signal`` or ``drain.request``, if set, as soon as its gate is closed. It
-  keeps serving: it is only asked to end its keep-alive connections.
+  keeps serving: it is only asked to end its keep-alive connections. One without a port is asked to finish its job and
+  exit; an abort waits for it.
 * Every wait has a deadline. Deadlines are extended by the time in which no listener was running. All state is in the
   rollout: a new listener continues from it.
 

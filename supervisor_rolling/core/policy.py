@@ -98,13 +98,15 @@ class DrainPolicy:
     timeout: Seconds = 30.0
     #: Wait at least so long, even if no connection is left.
     min_seconds: Seconds = 0.0
-    #: What to do if connections are left at the timeout. ``continue`` restarts the process anyway. ``fail`` opens the
-    #: port again, leaves the process alone, and ends the rollout.
+    #: What to do if connections are left at the timeout, or a worker that ``drain.signal`` asked to finish has not
+    #: exited. ``continue`` restarts the process anyway. ``fail`` opens the port again, leaves the process alone, and
+    #: ends the rollout.
     on_timeout: Annotated[str, OneOf(("continue", "fail"))] = "continue"
     #: A signal that is sent to the process when its port is closed: USR1, USR2, HUP, WINCH, URG, TTIN or TTOU. The
     #: application then answers with ``Connection: close``. A process without a handler for the signal exits. The signal
     #: may be sent twice, and after an abort the process continues to serve. With ``ports: none`` it asks a worker to
-    #: finish: the worker has until ``drain.timeout`` to exit by itself, and is stopped then.
+    #: finish: the worker has until ``drain.timeout`` to exit by itself, and is stopped then. An abort waits for it,
+    #: too.
     signal: Annotated[str, "signal"] = ""  # its name without SIG
     #: A request that is sent to the process when its port is closed, through the closed port: a path such as
     #: ``/drain``, or ``{method: POST, path: /drain}``. It has the headers of the warm-up. It may be sent twice, too.

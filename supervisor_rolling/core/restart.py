@@ -113,7 +113,7 @@ def _is_kill_accepted(member: Member, policy: Policy) -> bool:
     users, and what an idle pool leaves is no request."""
     is_idle = policy.drain.keepalive == "nginx" and member.timing.drained < policy.drain.timeout
     is_cut = member.lingering_connections > 0 and not is_idle
-    return policy.restart.on_kill == "continue" or is_cut or member.was_closed
+    return policy.restart.on_kill == "continue" or is_cut or member.is_unused
 
 
 def _stopped(member: Member, process: Process, rollout: Rollout, observed: Observation) -> Member:

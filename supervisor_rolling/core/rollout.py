@@ -117,6 +117,12 @@ class Member:
         return Incarnation(self.old_pid, self.old_spawned)
 
     @property
+    def is_unused(self) -> bool:
+        """Whether the old process has no request and no job: it was kept closed. Without a port nothing is closed: a
+        worker that a rollout failed on takes jobs all the same."""
+        return self.was_closed and bool(self.endpoints)
+
+    @property
     def new(self) -> Incarnation:
         """The one that replaces it."""
         return Incarnation(self.pid, self.spawned)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from supervisor_rolling.core.policy import DrainPolicy, PortRule, RestartPolicy, Share
+from supervisor_rolling.core.policy import DrainPolicy, PortRule, RestartPolicy, Share, WarmupPolicy
 from supervisor_rolling.core.rollout import Status
 from tests.simulation.world import World, fast_policy
 
@@ -114,3 +114,33 @@ def test_abort_leaves_the_others_as_they_are() -> None:
     world.run(reconciler, 30.0)
     assert world.rollout().status is Status.ABORTED
     assert went(world)[2:] == [("app-3", 0), ("app-4", 0)]
+
+
+def test_abort_replaces_the_worker_that_was_asked_to_finish() -> None:
+    """No autorestart brings it back: the rollout has told it to exit."""
+    world = workers(drain=DrainPolicy(timeout=30.0, signal="USR1"))
+    world.processes["app-1"].heeds = "USR1"  # it takes note, and exits later
+    world.ask()
+    reconciler = world.reconciler()
+    for _ in itertools.takewhile(lambda _: not world.processes["app-1"].notified, range(1000)):
+        world.run(reconciler, 0.1)
+    world.mailbox.flag("app", aborting=True)
+    world.run(reconciler, 5.0)
+    assert world.rollout().status is Status.RUNNING
+    world.crash("app-1")
+    world.run(reconciler, 30.0)
+    assert world.rollout().status is Status.ABORTED
+    assert went(world) == [("app-1", 1), ("app-2", 0), ("app-3", 0), ("app-4", 0)]
+    assert [member.replaced for member in world.rollout().members][0]
+
+
+def test_next_rollout_asks_a_failed_worker_to_finish() -> None:
+    world = workers(2, drain=DrainPolicy(timeout=30.0, signal="USR1"), warmup=WarmupPolicy(timeout=1.0))
+    world.processes["app-1"].deploy = {"warms": "the command of ready exited with 1"}
+    rolled(world)
+    assert world.rollout().status is Status.FAILED
+    world.processes["app-1"].deploy = {"warms": "warm"}
+    world.processes["app-1"].notified.clear()
+    rolled(world)
+    assert world.rollout().status is Status.DONE
+    assert [how for _, how in world.processes["app-1"].notified] == ["USR1"]

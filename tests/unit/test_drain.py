@@ -85,6 +85,32 @@ def test_worker_that_finishes_by_itself_is_replaced(process: Process) -> None:
     assert (after.stage, after.failed, after.timing.drained) == (Stage.RESTARTING, False, 5.0)
 
 
+def test_failed_worker_is_asked_to_finish_like_any() -> None:
+    """Nothing kept it from its queue."""
+    member = without_port(was_closed=True)
+    rollout = a_rollout(member, drain=FINISHING["drain"])
+    assert stepped(member, a_process(), 29.9, **FINISHING).stage is Stage.DRAINING
+    assert drain_signal(member, rollout, observed(a_process(), closed={}), {})
+
+
+def test_on_timeout_fail_leaves_worker_to_its_job() -> None:
+    drain = DrainPolicy(timeout=5.0, signal="USR1", on_timeout="fail")
+    assert stepped(without_port(), a_process(), 4.9, closed={}, drain=drain).stage is Stage.DRAINING
+    after = stepped(without_port(), a_process(), 5.0, closed={}, drain=drain)
+    assert (after.stage, after.failed, after.code) == (Stage.OPEN, True, "drain.timeout")
+    assert after.why.startswith("has not exited 5 s after SIGUSR1 (drain.signal), so it was not stopped")
+
+
+@pytest.mark.parametrize(
+    ("signal", "state", "stage"),
+    [("USR1", "RUNNING", Stage.DRAINING), ("USR1", "STARTING", Stage.OPEN), ("", "RUNNING", Stage.OPEN)],
+)
+def test_abort_waits_for_worker_that_was_asked_to_finish(signal: str, state: str, stage: Stage) -> None:
+    """It exits anyway, and where autorestart does not start it again it would be missing."""
+    drain = DrainPolicy(timeout=30.0, signal=signal)
+    assert stepped(without_port(), a_process(state), aborting=True, closed={}, drain=drain).stage is stage
+
+
 def test_lingering_connections_are_counted() -> None:
     assert stepped(a_member(Stage.DRAINING), a_process(), connections={NAME: 7}).lingering_connections == 7
 

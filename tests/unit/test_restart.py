@@ -176,6 +176,12 @@ def test_accepted_kill_is_noted_and_no_failure(member: Member, policy: dict[str,
     assert (after.stage, after.failed, after.killed, after.why) == (Stage.RESTARTING, False, True, "")
 
 
+def test_kill_of_a_worker_that_had_failed_is_a_failure() -> None:
+    """It took jobs: nothing was closed."""
+    member = replace(a_member(Stage.RESTARTING, was_closed=True), endpoints=())
+    assert stepped(member, stopping(10.0), 10.0, closed={}).code == "restart.killed"
+
+
 def test_stop_takes_as_long_as_stopwaitsecs_whatever_restart_timeout_is() -> None:
     restart, member = RestartPolicy(timeout=4.0), a_member(Stage.RESTARTING)
     assert stepped(member, stopping(3599.0, 3600.0), 3599.0, restart=restart) == member
