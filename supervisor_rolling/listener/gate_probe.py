@@ -169,8 +169,9 @@ class RealGateProbes:
 
     def untrusted_files(self, policy: Policy) -> list[Finding]:
         """See ``GateProbes.untrusted_files``."""
-        hooks = {f"hooks.{one.name}": getattr(policy.hooks, one.name).command for one in fields(policy.hooks)}
-        found = {f"groups.{policy.group}.{key}": file_trust.of_command(command) for key, command in hooks.items()}
+        commands = {f"hooks.{one.name}": getattr(policy.hooks, one.name).command for one in fields(policy.hooks)}
+        commands["warmup.ready"] = policy.warmup.ready.hook.command
+        found = {f"groups.{policy.group}.{key}": file_trust.of_command(command) for key, command in commands.items()}
         if policy.balancer.nginx:
             found[f"groups.{policy.group}.balancer.nginx"] = file_trust.of_file(policy.balancer.nginx)
         found["nginx"] = file_trust.of_file(nginx_program() or "")

@@ -11,7 +11,15 @@ from pathlib import Path
 import pytest
 
 from supervisor_rolling import file_trust
-from supervisor_rolling.core.policy import BalancerPolicy, Hook, HooksPolicy, Policy, PortRule
+from supervisor_rolling.core.policy import (
+    BalancerPolicy,
+    Hook,
+    HooksPolicy,
+    Policy,
+    PortRule,
+    Ready,
+    WarmupPolicy,
+)
 from supervisor_rolling.listener import balancer_config
 from supervisor_rolling.listener.balancer_config import UnreadableError, read_nginx
 from supervisor_rolling.listener.gate_probe import RealGateProbes
@@ -151,10 +159,12 @@ def test_check_names_every_path_with_its_fix(script: Path, folder: Path) -> None
     of_another_user(file)
     writable(script)
     hooks = HooksPolicy(after_rollout=Hook(("sh", str(script))))
-    policy = Policy("app", PortRule(), hooks=hooks, balancer=BalancerPolicy(str(file)))
+    warmup = WarmupPolicy(ready=Ready(hook=Hook((str(script),))))
+    policy = Policy("app", PortRule(), hooks=hooks, warmup=warmup, balancer=BalancerPolicy(str(file)))
     found = {one.where: (one.is_error, one.fix) for one in RealGateProbes().untrusted_files(policy)}
     assert found == {
         "groups.app.hooks.after_rollout": (True, f"chmod go-w {script}"),
+        "groups.app.warmup.ready": (True, f"chmod go-w {script}"),
         "groups.app.balancer.nginx": (True, f"chown root {file}"),
     }
 
