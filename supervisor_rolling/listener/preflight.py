@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from dataclasses import dataclass, replace
 
 from supervisor_rolling.core.checks import clients, conntrack, nginx, processes, settings, workers
-from supervisor_rolling.core.checks.processes import Listening, is_up
+from supervisor_rolling.core.checks.processes import Listening, Wrapper, is_up
 from supervisor_rolling.core.endpoint import Endpoints, tcp
 from supervisor_rolling.core.errors import ConfigError, GateError, RollingError, SocketsError
 from supervisor_rolling.core.observation import Observation
@@ -181,7 +181,7 @@ class Preflight:
         skipped += _starting(rollout, observed)
         if given.processes:
             found += settings.findings(given, rollout.policy)
-            found += workers.findings(rollout.group, listening.families, given)
+            found += workers.findings(rollout.group, listening.families, given, rollout.policy.drain.signal)
             checked.append("supervisord's settings")
         if has_ports:
             if not any(finding.where == "gate" for finding in found):
@@ -204,7 +204,14 @@ class Preflight:
             return replace(self._owned(rollout, observed, addresses), addresses=addresses)
         except SocketsError as error:
             skipped.append(f"which process listens where: {error}")
-            return Listening(addresses)
+            return Listening(addresses, families=self._families(rollout, observed))
+
+    def _families(self, rollout: Rollout, observed: Observation) -> Mapping[str, Wrapper]:
+        """The processes without a port, each with its descendants. Which signals a process handles can be seen without
+        rights."""
+        running = [m for m in rollout.members if not m.ports and is_up(m, observed.processes)]
+        names = {observed.processes[member.name].pid: member.name for member in running}
+        return {names[pid]: family for pid, family in self._sockets.families_of(list(names)).items()}
 
     def _owned(self, rollout: Rollout, observed: Observation, addresses: Mapping[int, Sequence[str]]) -> Listening:
         """Which process has which sockets. Raises SocketsError where /proc does not show that."""
@@ -216,11 +223,10 @@ class Preflight:
         down = {port for m in rollout.members if not observed.processes[m.name].pid for port in m.ports}
         others = [port for port, listeners in addresses.items() if (listeners or port in down) and port not in own]
         wrappers = self._sockets.wrappers_of({pid: m.ports for pid, m in pids.items() if set(m.ports) & set(held[pid])})
-        families = self._sockets.families_of([pid for pid, m in pids.items() if not m.ports])
         return Listening(
             ports={member.name: held[pid] for pid, member in pids.items()},
             unix={member.name: unix[pid] for pid, member in pids.items()},
-            families={pids[pid].name: family for pid, family in families.items()},
+            families=self._families(rollout, observed),
             wrappers={pids[pid].name: wrapper for pid, wrapper in wrappers.items()},
             holders=self._sockets.holders_of(others) if others else {},
         )

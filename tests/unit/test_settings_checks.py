@@ -214,9 +214,9 @@ def test_unknown_listeners_are_no_finding() -> None:
 # --- workers without a port
 
 
-def of_worker(worker: Wrapper, **changes: Any) -> list[tuple[str, str]]:
+def of_worker(worker: Wrapper, drain_signal: str = "", **changes: Any) -> list[tuple[str, str]]:
     given = Settings((replace(SOUND, **{"stopsignal": "TERM", **changes}),))
-    return [(one.code, one.text) for one in workers.findings("app", {"app-1": worker}, given)]
+    return [(one.code, one.text) for one in workers.findings("app", {"app-1": worker}, given, drain_signal)]
 
 
 HANDLES = Wrapper("celery", frozenset({"TERM"}))
@@ -232,6 +232,8 @@ SCRIPT = Wrapper("sh", program="dash", inner=(CHILD,))
         (replace(HANDLES, inner=(CHILD, CHILD)), {}),
         (replace(HANDLES, ignored=frozenset({"INT"})), {"stopsignal": ""}),
         (SCRIPT, {"stopasgroup": True}),
+        (replace(HANDLES, inner=(HANDLES, HANDLES)), {"stopasgroup": True}),
+        (replace(HANDLES, caught=frozenset({"TERM", "USR1"})), {"drain_signal": "USR1"}),
     ],
 )
 def test_worker_that_finishes_its_job_is_no_finding(worker: Wrapper, changes: dict[str, Any]) -> None:
@@ -260,7 +262,12 @@ def test_worker_that_listens_is_a_finding() -> None:
         (
             replace(HANDLES, inner=(CHILD, CHILD)),
             {"stopasgroup": True},
-            "has 2 child processes (python3), and stopasgroup is on: SIGTERM reaches them, too",
+            "has 2 child processes that SIGTERM ends at once (python3), and stopasgroup is on: a pool",
+        ),
+        (
+            replace(SCRIPT, inner=(HANDLES, CHILD)),
+            {"stopasgroup": True},
+            "has 1 child process that SIGTERM ends at once (python3), and stopasgroup is on: a pool",
         ),
     ],
 )
@@ -268,6 +275,32 @@ def test_worker_that_loses_its_job_is_a_finding(worker: Wrapper, changes: dict[s
     ((code, text),) = of_worker(worker, **changes)
     assert text.startswith(expected)
     assert code == ("supervisor.stopasgroup" if "stopasgroup" in text else "supervisor.stopsignal")
+
+
+@pytest.mark.parametrize(
+    ("worker", "signal", "expected"),
+    [
+        (
+            HANDLES,
+            "USR1",
+            "celery has no handler for SIGUSR1 (drain.signal): the signal ends it at once, in the middle",
+        ),
+        (HANDLES, "WINCH", "celery has no handler for SIGWINCH (drain.signal): the signal does not make it exit"),
+        (
+            replace(HANDLES, ignored=frozenset({"USR1"})),
+            "USR1",
+            "celery has no handler for SIGUSR1 (drain.signal): the signal does not make it exit",
+        ),
+    ],
+)
+def test_worker_deaf_to_drain_signal_is_a_finding(worker: Wrapper, signal: str, expected: str) -> None:
+    ((code, text),) = of_worker(worker, signal)
+    assert (code, text.startswith(expected)) == ("drain.signal", True), text
+
+
+def test_drain_signal_does_not_pass_a_shell() -> None:
+    found = dict(of_worker(Wrapper("sh", program="dash", inner=(Wrapper("python3"),)), "USR1"))
+    assert found["drain.signal"].endswith("the signal does not reach python3, its child")
 
 
 # --- wrappers

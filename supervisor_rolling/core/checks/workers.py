@@ -26,12 +26,30 @@ def listening(group: str, ports: Mapping[str, Sequence[int]], families: Mapping[
         )
 
 
-def findings(group: str, families: Mapping[str, Wrapper], settings: Settings) -> Iterator[Finding]:
+def findings(
+    group: str, families: Mapping[str, Wrapper], settings: Settings, drain_signal: str = ""
+) -> Iterator[Finding]:
     """What is wrong with the way in which they are stopped. ``families``: each process by its name, with its
     descendants as ``inner``."""
     known = {one.name: one for one in settings.processes}
     for name in sorted(families.keys() & known.keys(), key=natural):
-        yield from _of_worker(f"{group}:{name}", families[name], known[name])
+        where, worker = f"{group}:{name}", families[name]
+        if drain_signal and drain_signal not in worker.caught:
+            yield _deaf(where, worker, drain_signal)
+        yield from _of_worker(where, worker, known[name])
+
+
+def _deaf(where: str, worker: Wrapper, signal: str) -> Finding:
+    """That ``drain.signal`` does not make it finish its job."""
+    then = "ends it at once, in the middle of a job" if worker.dies_of(signal) else "does not make it exit"
+    fix = (
+        "handle the signal: finish the job, then exit; or remove drain.signal, so that its stopsignal asks it to finish"
+    )
+    if worker.is_shell and worker.inner:
+        then, fix = f"does not reach {worker.inner[0]}, its child", "start the worker with exec, as the last command"
+    return Finding(
+        "drain.signal", where, f"{worker} has no handler for SIG{signal} (drain.signal): the signal {then}", fix
+    )
 
 
 def _of_worker(where: str, worker: Wrapper, setting: ProcessSettings) -> Iterator[Finding]:
@@ -59,11 +77,17 @@ def _of_worker(where: str, worker: Wrapper, setting: ProcessSettings) -> Iterato
             f"has no handler for SIG{signal}, its stopsignal: a stop ends it at once, in the middle of a job",
             "handle the signal: finish the job, then exit; or set stopsignal to one that it handles",
         )
-    elif setting.stopasgroup and worker.inner and not worker.is_shell:
+    elif setting.stopasgroup and (pool := _dying_pool(worker, signal)):
         yield Finding(
             "supervisor.stopasgroup",
             where,
-            f"has {len(worker.inner)} child processes ({worker.inner[0]}), and stopasgroup is on: SIG{signal} reaches "
-            "them, too, and a pool of workers loses the jobs that they do",
-            "remove stopasgroup; killasgroup=true ends what is left after a SIGKILL",
+            f"has {'1 child process' if len(pool) == 1 else f'{len(pool)} child processes'} that SIG{signal} ends at "
+            f"once ({pool[0]}), and stopasgroup is on: a pool of workers loses the jobs that it does",
+            f"{'start the worker with exec, and ' * worker.is_shell}remove stopasgroup; killasgroup=true ends what is "
+            "left after a SIGKILL",
         )
+
+
+def _dying_pool(worker: Wrapper, signal: str) -> list[Wrapper]:
+    """The descendants that the signal ends at once. The child of a shell is the worker itself."""
+    return [one for one in worker.inner[worker.is_shell :] if one.dies_of(signal)]
