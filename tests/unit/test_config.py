@@ -175,6 +175,36 @@ def test_group_without_ports_cannot_be_sent_requests(key: str, where: str) -> No
     )
 
 
+@pytest.mark.parametrize(
+    "key",
+    [
+        "drain: {keepalive: nginx}",
+        "drain: {idle_after: 3}",
+        "drain: {min_seconds: 3}",
+        "warmup: {headers: {Host: a}}",
+        "warmup: {proxies: [conmon]}",
+        "guard: {max_closed: 1}",
+        "balancer: {retries: true}",
+    ],
+)
+def test_key_for_ports_is_refused_without_ports(key: str) -> None:
+    (found,) = problems(f"groups: {{app: {{ports: none, {key}}}}}")
+    name = key.replace(": {", ".", 1).partition(":")[0]
+    assert found == f"rolling.yaml:1: groups.app.{name}: has no effect with ports: none. Fix: remove it"
+
+
+@pytest.mark.parametrize("key", ["timeout: 600", "on_timeout: fail"])
+def test_drain_time_of_workers_needs_a_signal(key: str) -> None:
+    (found,) = problems(f"groups: {{app: {{ports: none, drain: {{{key}}}}}}}")
+    assert "has no effect with ports: none without drain.signal: its stop is the drain of a worker. Fix: " in found
+    assert found.endswith("set stopwaitsecs in supervisord.conf to the longest job")
+    assert problems(f"groups: {{app: {{ports: none, drain: {{signal: USR1, {key}}}}}}}") == []
+
+
+def test_guard_that_is_off_may_stay_without_ports() -> None:
+    assert problems("groups: {app: {ports: none, guard: false}}") == []
+
+
 def test_every_key_is_read() -> None:
     config = parse(
         r"""

@@ -16,7 +16,7 @@ import ipaddress
 import re
 import signal
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Callable
 
 import yaml
@@ -78,6 +78,17 @@ _NO_PORT_FIXES = {
     "drain": "remove drain.request; drain.signal asks a worker to finish",
     "warmup": "write ready: {command: [/srv/app/ready]}, and no requests; or correct ports",
 }
+_KEYS_OF_PORTS = {
+    "drain": ("min_seconds", "keepalive", "idle_after"),
+    "warmup": ("headers", "proxies"),
+    "guard": ("max_closed",),
+    "balancer": ("nginx", "retries"),
+}
+"""By section: what concerns ports and connections alone."""
+
+_KEYS_OF_SIGNAL = {"drain": ("timeout", "on_timeout")}
+"""What becomes of a worker that was asked to finish."""
+
 _HAPROXY_FIXES = {
     "socket": "write gate.socket: the path of HAProxy's stats socket, such as /run/haproxy/admin.sock",
     "backend_name": "write gate.backend_name: the backend section of haproxy.cfg that has the processes as servers",
@@ -390,13 +401,27 @@ def _check_drain(entries: Mapping[str, Entry], values: Mapping[str, Any]) -> Non
 
 
 def _check_policy(entries: Mapping[str, Entry], values: Mapping[str, Any]) -> None:
-    """Without a port there is nothing to request and no connection."""
+    """Without a port there is nothing to request, no connection, and nothing to close."""
     rule, drain, warmup = values.get("ports"), values.get("drain"), values.get("warmup")
     if rule is None or not rule.none:
         return
     for name, asks in (("drain", drain and drain.request), ("warmup", warmup and _asks_http(warmup))):
         if asks:
             entries[name].wrong("sends a request, and with ports: none there is no port", _NO_PORT_FIXES[name])
+    valid = {name: entries[name] for name, value in values.items() if value is not None}
+    for entry in _written(valid, _KEYS_OF_PORTS):
+        entry.wrong_name("has no effect with ports: none", "remove it")
+    for entry in _written(valid, _KEYS_OF_SIGNAL) if drain and not drain.signal else ():
+        entry.wrong_name(
+            "has no effect with ports: none without drain.signal: its stop is the drain of a worker",
+            "remove it, and set stopwaitsecs in supervisord.conf to the longest job",
+        )
+
+
+def _written(entries: Mapping[str, Entry], keys: Mapping[str, Sequence[str]]) -> Iterator[Entry]:
+    """Those of these keys, by section, that are in the file."""
+    sections = [(entries[name].entries, keys[name]) for name in keys if name in entries and entries[name].is_mapping]
+    return (found[key] for found, names in sections for key in names if key in found)
 
 
 def _asks_http(warmup: WarmupPolicy) -> bool:
