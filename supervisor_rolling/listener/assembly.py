@@ -36,7 +36,7 @@ from supervisor_rolling.listener.group_errors import GroupErrors
 from supervisor_rolling.listener.held_ports import HeldPorts
 from supervisor_rolling.listener.keepalive_pools import KeepalivePools
 from supervisor_rolling.listener.live_groups import LiveGroups
-from supervisor_rolling.listener.load_balancers import LoadBalancers
+from supervisor_rolling.listener.load_balancers import HAPROXY, LoadBalancers
 from supervisor_rolling.listener.observe import Observer
 from supervisor_rolling.listener.preflight import Preflight
 from supervisor_rolling.listener.publisher import Publisher
@@ -120,9 +120,10 @@ def assemble(given: Adapters) -> Reconciler:
 
 
 def _try_gate(load_config: Callable[[], Config], gatekeeper: Gatekeeper) -> None:
+    """Not where no group has ports; but HAProxy may still have drained what an earlier listener has closed."""
     try:
         config = load_config()
-        if not all(policy.ports.none for policy in config.groups.values()):
+        if config.gate.backend == HAPROXY or not all(policy.ports.none for policy in config.groups.values()):
             gatekeeper.verify(config.gate)
     except GateBusyError as error:
         log.info("cannot check the gate now: %s. The next rollout checks it again", error)

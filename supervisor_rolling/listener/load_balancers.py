@@ -48,7 +48,9 @@ class LoadBalancers:
 
     def are_read(self, policy: Policy, endpoints: Endpoints, backend: str, since: float) -> bool:
         """Whether everything was read at ``since`` or later; begins to read it. With HAProxy's gate it makes no
-        difference what connects to the ports."""
+        difference what connects to the ports, and none sends to a group without ports."""
+        if policy.ports.none:
+            return True
         every = _every(endpoints) if backend != HAPROXY else ()
         is_read = self._balancers.read(policy.balancer, since) is not None
         are_seen = not every or self._clients.find(policy.group, every, since) is not None

@@ -746,6 +746,22 @@ def test_disabled_guard_opens_its_ports():
     assert (list(world.mailbox.guard_states), world.gate.closed_until) == ([], {})
 
 
+def test_ports_none_opens_what_the_guard_had_closed():
+    world, reconciler = guarded(4)
+    with_ports = world.policy
+    world.processes["app-2"].warms = "GET / answered 500"
+    world.crash("app-2")
+    reconciler = world.live(reconciler, 2.0)
+    assert set(world.gate.closed_until) == {8002}
+    world.policy = replace(with_ports, ports=PortRule(none=True))
+    reconciler = world.live(reconciler, 20.0)
+    assert (list(world.mailbox.guard_states), world.gate.closed_until) == ([], {})
+    world.policy = with_ports
+    world.crash("app-2")
+    world.live(reconciler, 2.0)
+    assert set(world.gate.closed_until) == {8002}, "and with ports again it is closed"
+
+
 def test_unreadable_policy_uses_the_last_one():
     world, _ = guarded(4)
     reconciler = world.reconciler(latest_config=lambda: None)
