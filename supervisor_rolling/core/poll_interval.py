@@ -23,7 +23,10 @@ MAX_DRAIN_POLL = 0.1
 """The longest interval of a drain: a connection through the closed gate is found only while it is open."""
 
 RESTART_POLL = 0.05
-"""The interval while a process restarts; events wake the reconciler earlier."""
+"""The shortest interval while a process restarts; events wake the reconciler earlier."""
+
+RESTART_SHARE = 0.02
+"""The interval of a restart, as a share of the time that it has lasted: a worker may take an hour to finish its job."""
 
 WARMUP_POLL = 0.1
 """The interval while a process warms up: another program may flush its gate. Its exit, and the end of its warm-up, wake
@@ -67,15 +70,16 @@ def _of_rollout(rollout: Rollout, observed: Observation) -> float:
         return IDLE_POLL
     found = [WAIT_POLL]
     for member in rollout.members:
-        if member.stage is Stage.DRAINING:
+        if member.stage is Stage.DRAINING and not member.endpoints:
+            found.append(_of_worker(observed.at - member.since, rollout.policy.drain))
+        elif member.stage is Stage.DRAINING:
             found.append(_of_drain(drained_for(member, observed.at, observed.closed), rollout.policy.drain))
         if member.stage is Stage.READY:
             left = rollout.policy.min_ready_seconds - (observed.at - member.since)
             found += [left + MARGIN] if left > 0 else []
-    stages = {member.stage for member in rollout.members}
-    if Stage.RESTARTING in stages:
-        found.append(RESTART_POLL)
-    if Stage.WARMING in stages:
+        if member.stage is Stage.RESTARTING:
+            found.append(max(RESTART_POLL, RESTART_SHARE * (observed.at - max(member.since, member.stopped_at))))
+    if any(member.stage is Stage.WARMING for member in rollout.members):
         found += [WARMUP_POLL, *_starting_for(observed)]
     return min(found)
 
@@ -85,6 +89,12 @@ def _of_drain(age: float, policy: DrainPolicy) -> float:
     the clock is not missed, but for a member that was closed before, which counts from an earlier moment."""
     ends = [end - age for end in (policy.min_seconds, policy.timeout) if end > age]
     return max(DRAIN_POLL, min(MAX_DRAIN_POLL, DRAIN_SHARE * age, *ends))
+
+
+def _of_worker(age: float, policy: DrainPolicy) -> float:
+    """``age``: seconds since it was asked to finish. Its exit is an event; only the end of its time is not."""
+    left = policy.timeout - age
+    return max(DRAIN_POLL, min(WAIT_POLL, DRAIN_SHARE * age, *([left] if left > 0 else [])))
 
 
 def _of_guard(guard_state: GuardState, observed: Observation) -> float:

@@ -87,11 +87,34 @@ def test_poll_meets_end_of_min_ready_seconds():
 def test_shortest_interval_counts():
     old = a_rollout(Stage.DRAINING, Stage.RESTARTING, Stage.WARMING, Stage.READY, age=20.0)
     old = replace(old, policy=replace(old.policy, drain=replace(old.policy.drain, timeout=0.5)))
-    assert paused(old) == RESTART_POLL
+    young = replace(old.members[1], since=NOW)
+    assert paused(replace(old, members=(old.members[0], young, *old.members[2:]))) == RESTART_POLL
     young = replace(old.members[0], since=NOW)
     assert paused(replace(old, members=(young, *old.members[1:]))) == DRAIN_POLL
     assert paused(replace(old, members=old.members[2:])) == WARMUP_POLL
     assert paused(replace(old, members=old.members[3:])) == WAIT_POLL
+
+
+@pytest.mark.parametrize(
+    ("age", "seconds"), [(0.0, RESTART_POLL), (2.0, RESTART_POLL), (10.0, 0.2), (3000.0, WAIT_POLL)]
+)
+def test_restart_poll_grows_while_a_process_stops(age: float, seconds: float):
+    assert paused(a_rollout(Stage.RESTARTING, age=age)) == pytest.approx(seconds)
+
+
+def test_new_process_has_the_shortest_restart_poll():
+    old = a_rollout(Stage.RESTARTING, age=3000.0)
+    started = replace(old.members[0], stopped_at=NOW - 0.1)
+    assert paused(replace(old, members=(started,))) == RESTART_POLL
+
+
+@pytest.mark.parametrize(
+    ("age", "seconds"), [(0.0, DRAIN_POLL), (1.0, 0.25), (20.0, WAIT_POLL), (29.8, 0.2), (31.0, WAIT_POLL)]
+)
+def test_poll_of_worker_that_finishes_grows_until_timeout(age: float, seconds: float):
+    old = a_rollout(Stage.DRAINING, age=age)
+    without_port = replace(old.members[0], endpoints=())
+    assert paused(replace(old, members=(without_port,))) == pytest.approx(seconds)
 
 
 def test_poll_meets_end_of_startsecs():
