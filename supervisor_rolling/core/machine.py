@@ -279,7 +279,8 @@ def _finish(rollout: Rollout, observed: Observation) -> Rollout:
         return _end(rollout, observed)
     if rollout.paused:
         return replace(rollout, stuck_since=0.0)
-    stuck_since, timeout = rollout.stuck_since or observed.at, _stuck_timeout(rollout, observed)
+    stuck_since = observed.at if _is_any_stopping(observed) else rollout.stuck_since or observed.at
+    timeout = _stuck_timeout(rollout, observed)
     if observed.at - stuck_since >= timeout:
         reason = Reason("rollout.stuck", stuck_text(rollout, observed, timeout))
         return hook_steps.ended(_without_stopped(rollout, observed), Status.FAILED, observed.at, reason)
@@ -323,6 +324,11 @@ def _stuck_timeout(rollout: Rollout, observed: Observation) -> float:
     is_coming = any(guarded.stage in (Stage.WARMING, Stage.READY) for guarded in observed.guarded.values())
     policy = rollout.policy
     return policy.restart.timeout + (policy.warmup.timeout + policy.min_ready_seconds if is_coming else 0.0)
+
+
+def _is_any_stopping(observed: Observation) -> bool:
+    """Whether another client stops a process, which has its stopwaitsecs for that: a worker finishes its job first."""
+    return any(one.state == "STOPPING" and one.stop_took < one.stopwaitsecs for one in observed.processes.values())
 
 
 def _is_stopping(rollout: Rollout) -> bool:

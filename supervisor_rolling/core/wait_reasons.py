@@ -29,7 +29,8 @@ def wait_reason(rollout: Rollout, observed: Observation) -> tuple[str, float]:
     if rollout.status is not Status.RUNNING or rollout.final_status or rollout.paused:
         return "", 0.0
     if any(member.stage in UNDER_WAY for member in rollout.members):
-        return _for_a_warm_up(rollout, observed)
+        found = (_for_a_warm_up(rollout, observed), _for_a_worker(rollout, observed))
+        return min([one for one in found if one[0]], key=lambda one: one[1], default=("", 0.0))
     if not rollout.stuck_since:
         return "", 0.0
     awaited = [member.name for member in rollout.members if is_awaited(observed.guarded.get(member.name))]
@@ -54,6 +55,24 @@ def _for_a_warm_up(rollout: Rollout, observed: Observation) -> tuple[str, float]
     found = [(m.since, m.name, _hindrance(m, observed)) for m in under_way if observed.at - m.since >= LONG]
     since, name, why = min([one for one in found if one[2]], default=(0.0, "", ""))
     return (f"{name} to be warm: {why}", since) if name else ("", 0.0)
+
+
+def _for_a_worker(rollout: Rollout, observed: Observation) -> tuple[str, float]:
+    """The process without a port that has taken longest to finish its job, where that is long, and since when."""
+    leaving = [m for m in rollout.members if m.stage in (Stage.DRAINING, Stage.RESTARTING) and not m.endpoints]
+    late = [(m.since, m.name, _end_text(m, rollout, observed)) for m in leaving if observed.at - m.since >= LONG]
+    since, name, text = min([one for one in late if one[2]], default=(0.0, "", ""))
+    return (f"{name} {text}", since) if name else ("", 0.0)
+
+
+def _end_text(member: Member, rollout: Rollout, observed: Observation) -> str:
+    """When a process that was asked to exit is ended; empty where it was not asked."""
+    process, drain = observed.processes.get(member.name), rollout.policy.drain
+    if process is not None and process.state == "STOPPING":
+        return f"to exit, for up to {process.stopwaitsecs:g} s (stopwaitsecs)"
+    if member.stage is Stage.DRAINING and drain.signal:
+        return f"to exit after SIG{drain.signal}, for up to {drain.timeout:g} s (drain.timeout)"
+    return ""
 
 
 def _hindrance(member: Member, observed: Observation) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from supervisor_rolling.core.policy import DrainPolicy, PortRule, RestartPolicy, Share, WarmupPolicy
-from supervisor_rolling.core.rollout import Status
+from supervisor_rolling.core.rollout import Stage, Status
 from tests.simulation.world import World, fast_policy
 
 NO_RIGHTS = "no CAP_NET_ADMIN"
@@ -55,8 +55,28 @@ def test_worker_may_take_an_hour_to_finish_and_others_go_on() -> None:
     world.run(reconciler, 60.0)
     assert went(world) == [("app-1", 0), ("app-2", 1), ("app-3", 1), ("app-4", 1)]
     assert world.rollout().status is Status.RUNNING
+    assert world.rollout().waits_for == "app-1 to exit, for up to 3600 s (stopwaitsecs)"
     world.run(reconciler, 3000.0)
     assert (world.rollout().status, went(world)[0]) == (Status.DONE, ("app-1", 1))
+
+
+def test_worker_that_drains_gets_no_drain_flag() -> None:
+    """It has no connection to close, and the directory may need rights."""
+    world = workers(1, drain=DrainPolicy(timeout=60.0, signal="USR1"))
+    world.processes["app-1"].heeds = "USR1"
+    world.ask()
+    world.run(world.reconciler(), 2.0)
+    assert world.rollout().members[0].stage is Stage.DRAINING
+    assert world.drain_flags.flagged == set()
+
+
+def test_check_needs_no_gate_and_no_load_balancer() -> None:
+    world = workers()
+    world.balancers.nginx = None  # nginx -T hangs
+    request = world.ask("check")
+    world.live(world.reconciler(), 1.0)
+    assert request.state == "answered"
+    assert [finding.code for finding in request.answer.findings] == []
 
 
 def test_killed_worker_fails_the_rollout_and_is_named() -> None:
@@ -83,6 +103,33 @@ def test_worker_that_ignores_the_signal_is_stopped_when_its_time_is_over() -> No
     (member,) = world.rollout().members
     assert (world.rollout().status, round(member.timing.drained)) == (Status.DONE, 5)
     assert commands(world) == ["signal app-1", "stop app-1", "start app-1"]
+
+
+def test_rollout_says_that_it_waits_for_a_signalled_worker() -> None:
+    world = workers(1, drain=DrainPolicy(timeout=60.0, signal="USR1"))
+    world.processes["app-1"].heeds = "USR1"
+    world.ask()
+    world.run(world.reconciler(), 10.0)
+    assert world.rollout().waits_for == "app-1 to exit after SIGUSR1, for up to 60 s (drain.timeout)"
+    assert world.rollout().waits_long
+
+
+def test_operator_may_restart_a_slow_worker_at_the_end_of_a_rollout() -> None:
+    world = workers(2, restart=RestartPolicy(timeout=5.0))
+    world.ask()
+    reconciler = world.reconciler()
+    world.run(reconciler, 0.5)
+    for _ in itertools.takewhile(lambda _: not world.rollout().members[0].replaced, range(1000)):
+        world.run(reconciler, 0.1)
+    first = world.processes["app-1"]
+    first.stop_takes, first.stopwaitsecs = 30.0, 3600.0
+    world.stop("app-1")  # supervisorctl restart
+    for _ in itertools.takewhile(lambda _: first.state == "STOPPING", range(1000)):
+        world.run(reconciler, 0.1)
+    assert world.rollout().status is Status.RUNNING
+    world.start("app-1")
+    world.run(reconciler, 10.0)
+    assert (world.rollout().status, world.rollout().why) == (Status.DONE, "")
 
 
 def test_bad_deploy_stops_at_the_first_worker() -> None:
@@ -131,7 +178,7 @@ def test_abort_replaces_the_worker_that_was_asked_to_finish() -> None:
     world.run(reconciler, 30.0)
     assert world.rollout().status is Status.ABORTED
     assert went(world) == [("app-1", 1), ("app-2", 0), ("app-3", 0), ("app-4", 0)]
-    assert [member.replaced for member in world.rollout().members][0]
+    assert world.rollout().members[0].replaced
 
 
 def test_next_rollout_asks_a_failed_worker_to_finish() -> None:
