@@ -66,6 +66,8 @@ def _stage_text(before: Member, after: Member) -> str:
     if after.stage is Stage.READY:
         statuses = statuses_text(after.statuses)
         return f"open (pid {after.pid}, {_warmed_text(after)}{statuses and f', statuses {statuses}'})"
+    if after.stage is Stage.OPEN and after.replaced and not after.endpoints:
+        return f"done (ready for {after.timing.ready:.1f} s)"
     if after.stage is Stage.OPEN and after.replaced:
         return f"done (open for {after.timing.ready:.1f} s)"
     return str(after.stage.value)

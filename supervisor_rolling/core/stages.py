@@ -86,8 +86,11 @@ def _is_as_opened(member: Member, process: Process) -> bool:
 def _exit_text(member: Member, process: Process, lived: float) -> str:
     is_back = process.pid and process.incarnation != member.new
     now = "it was started again" if is_back else state_text(process)
-    fix = ". Fix: raise startsecs, so that a process that crashes this early never receives traffic"
-    return f"exited {lived:.1f} s after its port was opened: {now}{fix if lived < STARTSECS_HINT_WITHIN else ''}"
+    since, then = (
+        ("its port was opened", "never receives traffic") if member.endpoints else ("it was ready", "is not ready")
+    )
+    fix = f". Fix: raise startsecs, so that a process that crashes this early {then}" * (lived < STARTSECS_HINT_WITHIN)
+    return f"exited {lived:.1f} s after {since}: {now}{fix}"
 
 
 def _failed(member: Member, process: Process, rollout: Rollout, observed: Observation) -> Member:

@@ -25,6 +25,17 @@ STAGES = {
 }
 """Each kind of bar: its name, and what it means. The last two are those of a process that is open."""
 
+WITHOUT_PORTS = {
+    "draining": ("draining", "was asked to finish its job"),
+    "restarting": ("restarting", "the old process finishes its job and stops, a new one starts"),
+    "warming": ("warming", "until the new process is ready and its startsecs are over"),
+    "ready": ("ready", "not yet counted as available"),
+    "failed": ("failed", "is not ready"),
+    "old": ("old", "runs the old code"),
+    "new": ("new", "runs the new code"),
+}
+"""The same of a group with ``ports: none``."""
+
 MANY = 60
 """In a larger group lanes are narrow and show their words when they have the focus; an overview stands above."""
 
@@ -69,7 +80,8 @@ def picture(rollout: View) -> Html:
 
 def _legend(processes: Sequence[View]) -> Html:
     used = {_kind(span) for process in processes for span in process["spans"]} | {"old"}
-    known = [(kind, *STAGES[kind]) for kind in STAGES if kind in used]
+    stages = STAGES if any(process["ports"] for process in processes) else {**STAGES, **WITHOUT_PORTS}
+    known = [(kind, *stages[kind]) for kind in stages if kind in used]
     texts = [joined([tag("i", class_=kind), tag("b", name), f" {text}"]) for kind, name, text in known]
     return items("ul", texts, class_="legend", aria_label="What the bars mean")
 

@@ -46,7 +46,7 @@ def outcome(process: View, status: str) -> str:
             else "not open"
         )
     if process["why"] or process["replaced"]:
-        return str(process["why"] or "open")
+        return str(process["why"] or ("open" if process["ports"] else "running"))
     if not process["selected"]:
         return "not selected"
     return {"running": "not yet replaced", Status.LOST.value: "not known to be replaced"}.get(status, "not replaced")

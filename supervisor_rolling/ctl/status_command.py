@@ -118,15 +118,17 @@ def process_lines(
     rows = [_process_row(p, draining.get(p["name"], "")) for p in sorted(processes, key=lambda p: natural(p["name"]))]
     return [
         *head,
-        *_unguarded_lines(group, processes, listener),
+        *_unguarded_lines(group, rollout, processes, listener),
         "",
         *table([PROCESS_COLUMNS, *rows]),
         *map(see, codes),
     ]
 
 
-def _unguarded_lines(group: str, processes: Sequence[View], listener: View) -> list[str]:
-    if any(process["guarded"] for process in processes):
+def _unguarded_lines(group: str, rollout: View | None, processes: Sequence[View], listener: View) -> list[str]:
+    """Why no crash guard closes its ports; nothing where it has none."""
+    ports = [process["ports"] for process in rollout["processes"]] if rollout else []
+    if (ports and not any(ports)) or any(process["guarded"] for process in processes):
         return []
     why = UNGUARDED_OTHER if listener["running"] else UNGUARDED_NO_LISTENER
     why = UNGUARDED_INVALID.format(group=group) if listener["problem"] else why

@@ -702,6 +702,16 @@ def test_status_says_that_group_is_not_guarded(ctl: Controller) -> None:
         assert ("web is not guarded against crashes: rolling.yaml has guard: false for it" in ctl.printed) is is_told
 
 
+def test_status_of_group_without_ports_misses_no_guard(ctl: Controller) -> None:
+    row = {"name": "app-1", "statename": "RUNNING", "pid": 1, "warm": False, "gate": "open", "stage": "open"}
+    row = {**row, "seconds": 0.0, "tries": 0, "retry_in": 0.0, "why": "", "code": "", "guarded": False}
+    ctl.server.answers["getProcesses"] = lambda *_: [row]
+    ctl.server.rollouts = [a_view(Status.DONE, members=(Member("app-1", ()),))]
+    ctl.run("rolling_status app")
+    assert "app-1" in ctl.printed
+    assert "is not guarded" not in ctl.printed
+
+
 def test_status_names_why_group_is_not_guarded(ctl: Controller) -> None:
     row = {"name": "web_1", "statename": "RUNNING", "pid": 1, "warm": False, "gate": "open", "stage": "open"}
     row = {**row, "seconds": 0.0, "tries": 0, "retry_in": 0.0, "why": "", "code": "", "guarded": False}

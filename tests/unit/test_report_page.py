@@ -335,6 +335,15 @@ def test_lanes_have_stages_and_failures() -> None:
 # --- the picture
 
 
+def test_legend_of_workers_speaks_of_no_port() -> None:
+    record = a_failed_rollout()
+    assert "closed, receives no traffic" in page(record)
+    for process in record["processes"]:
+        process["ports"] = []
+    assert "closed, " not in page(record).partition('class="legend"')[2].partition("</ul>")[0]
+    assert "the old process finishes its job and stops, a new one starts" in page(record)
+
+
 def test_bars_match_their_stages(browser: Browser) -> None:
     record = a_rollout(8, slow=10)
     browser.show(page(record))

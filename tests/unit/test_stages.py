@@ -59,6 +59,14 @@ def test_exited_replaced_process_has_failed(state: str, pid: int) -> None:
     )
 
 
+def test_exit_of_a_replaced_worker_names_no_port() -> None:
+    member = replace(a_member(replaced=True, pid=NEW), endpoints=())
+    assert stepped(member, a_process("EXITED")).why == (
+        "exited 1.0 s after it was ready: it is EXITED. Fix: raise startsecs, so that a process that crashes this "
+        "early is not ready"
+    )
+
+
 @pytest.mark.parametrize("stage", [Stage.OPEN, Stage.READY])
 @pytest.mark.parametrize("state", ["STARTING", "RUNNING"])
 def test_restarted_replaced_process_is_warmed_again(stage: Stage, state: str) -> None:

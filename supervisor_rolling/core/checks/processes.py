@@ -115,6 +115,7 @@ def _down(group: str, member: Member, observed: Observation, listening: Listenin
         )
     elif member.stage is Stage.FAILED or (guarded and guarded.stage is Stage.FAILED):
         port = "accepting traffic" if guarded and not guarded.closed else "kept closed"
+        port = port if member.endpoints else "running all the same"
         why, _, fix = (member.why or (guarded.problem if guarded else "") or "is not warm").partition(". Fix: ")
         again = f"then supervisorctl rolling_restart {group}, which replaces this process first"
         fix = fix or "deploy a version that becomes warm"

@@ -40,13 +40,13 @@ def _of_processes(processes: Sequence[ProcessSettings], policy: Policy) -> Itera
         )
     killed = _names(processes, lambda one: one.stopwaitsecs < drain)
     if killed and drain != DrainPolicy.timeout:  # the default does not say that any request takes so long
-        least = min(one.stopwaitsecs for one in processes)
+        least, work = min(one.stopwaitsecs for one in processes), "job" if policy.ports.none else "request"
         yield Finding(
             "supervisor.stopwaitsecs",
             f"{group}:{killed}",
             f"stopwaitsecs is {least:g}, but drain.timeout {drain:g}: a manual stop kills the process after {least:g} "
-            "s, even in the middle of a request that a rollout would wait for",
-            f"set stopwaitsecs={drain:g}, or lower drain.timeout to the longest request there is",
+            f"s, even in the middle of a {work} that a rollout would wait for",
+            f"set stopwaitsecs={drain:g}, or lower drain.timeout to the longest {work} there is",
         )
     if never := _names(processes, lambda one: one.autorestart == "false"):
         yield Finding(
