@@ -249,10 +249,12 @@ _BREAKS_LINE = re.compile(r"[\r\n]|\s[;#]")
 
 
 def _haproxy_gate(found: Inspection, new: Sequence[InspectedGroup]) -> str:
-    """The key ``gate`` where nothing can close a port and HAProxy can drain the only group, which needs no rights."""
-    if found.gate or found.policy_groups or len(new) != 1 or not new[0].haproxy:
+    """The key ``gate`` where nothing can close a port and HAProxy can drain the only group with ports, which needs no
+    rights."""
+    with_ports = [group for group in new if not group.is_without_sockets]
+    if found.gate or found.policy_groups or len(with_ports) != 1 or not with_ports[0].haproxy:
         return ""
-    socket, backend = new[0].haproxy
+    socket, backend = with_ports[0].haproxy
     keys = f"  socket: {_in_quotes(socket)}\n  backend_name: {_in_quotes(backend)}\n"
     return f"# No port can be closed here, so HAProxy drains its servers.\ngate:\n  backend: haproxy\n{keys}\n"
 

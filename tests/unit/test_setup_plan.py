@@ -167,6 +167,8 @@ def test_without_rights_haproxy_drains_the_group() -> None:
     assert (gate.backend, gate.socket, gate.backend_name, plan.advice) == ("haproxy", *group.haproxy, ())
     assert "gate: haproxy, because no port can be closed: no rights" in plan.seen
     assert "gate:" not in make_plan(HOST, replace(seen, gate="nftables"), []).files[1].text
+    with_worker = make_plan(HOST, replace(seen, groups=(group, WORKER)), ["app", "worker"]).files[1].text
+    assert config.parse(with_worker.encode(), POLICY).gate.backend == "haproxy", "the worker needs no gate"
 
 
 # --- where
