@@ -40,7 +40,8 @@ The rollout decides only which members leave OPEN, and when. With ``limit`` 2 of
 * The last process that serves is not closed unless the rollout is forced. Of processes without a port each may be
   stopped: their jobs wait.
 * A process that exits after the rollout has opened it fails the rollout. The crash guard (``guard.py``) closes and
-  warms it, as any other. When the rollout is over, the guard takes over what it has left FAILED, too.
+  warms it, as any other. When the rollout is over, the guard takes over what it has left FAILED, too. One without a
+  port may exit after a minute, as workers do after so many jobs, if supervisord starts it again.
 * What an operator stops stays stopped, at whatever stage; what the rollout itself stopped is started again. What an
   operator restarts after it was replaced is warmed once more.
 * A process that does not stop is killed by supervisord after its stopwaitsecs. That fails the rollout, unless it was

@@ -12,7 +12,13 @@ from dataclasses import replace
 from supervisor_rolling.core.drain import draining
 from supervisor_rolling.core.observation import Observation
 from supervisor_rolling.core.process import Process
-from supervisor_rolling.core.process_states import ALIVE, MANUAL_STOP_GRACE, UNDER_WAY, state_text
+from supervisor_rolling.core.process_states import (
+    ALIVE,
+    MANUAL_STOP_GRACE,
+    UNDER_WAY,
+    is_down_for_good,
+    state_text,
+)
 from supervisor_rolling.core.reason import Reason
 from supervisor_rolling.core.restart import restarting
 from supervisor_rolling.core.rollout import Member, Rollout, Stage
@@ -22,6 +28,13 @@ from supervisor_rolling.core.warming import warming
 STARTSECS_HINT_WITHIN = 60.0
 """Seconds: a process that exits later than this after it was opened would not have been caught by a larger
 startsecs."""
+
+EARLY_CRASH = ". Fix: raise startsecs, so that a process that crashes this early never receives traffic"
+EARLY_CRASH_OF_WORKER = ". Fix: raise startsecs, so that a process that crashes this early is not ready"
+
+JOBS_AFTER = 60.0
+"""Seconds after which a worker may exit by itself, as many do after so many jobs or so much time; before, it has
+crashed."""
 
 
 def step(member: Member, rollout: Rollout, observed: Observation) -> Member:
@@ -67,7 +80,8 @@ def _ready(member: Member, process: Process, rollout: Rollout, observed: Observa
 
 def _watch(member: Member, process: Process, observed: Observation) -> Member:
     """A process that this rollout has opened. When it exits, the rollout has failed on it, and the crash guard closes
-    and warms it. When another client restarts it, it is not replaced before that one is warm."""
+    and warms it; but a worker may end after its jobs. When another client restarts it, it is not replaced before that
+    one is warm."""
     is_known = not member.pid or (member.failed and member.stage is Stage.OPEN)
     if is_known or _is_as_opened(member, process) or process.state in ("STOPPING", "STOPPED"):
         return member
@@ -75,7 +89,11 @@ def _watch(member: Member, process: Process, observed: Observation) -> Member:
         timing = replace(member.timing, warmed=0.0, ready=0.0)
         member = replace(member, pid=process.pid, spawned=process.spawned, replaced=False, timing=timing)
         return enter_stage(member, Stage.WARMING, observed)
-    text = _exit_text(member, process, observed.at - member.since + member.timing.ready)
+    lived = observed.at - member.since + member.timing.ready
+    if not member.endpoints and lived >= JOBS_AFTER and not is_down_for_good(process):
+        is_back = process.pid and process.state in ALIVE
+        return replace(member, pid=process.pid, spawned=process.spawned) if is_back else member
+    text = _exit_text(member, process, lived)
     return with_failure(enter_stage(member, Stage.OPEN, observed), Reason("process.exited", text))
 
 
@@ -86,11 +104,9 @@ def _is_as_opened(member: Member, process: Process) -> bool:
 def _exit_text(member: Member, process: Process, lived: float) -> str:
     is_back = process.pid and process.incarnation != member.new
     now = "it was started again" if is_back else state_text(process)
-    since, then = (
-        ("its port was opened", "never receives traffic") if member.endpoints else ("it was ready", "is not ready")
-    )
-    fix = f". Fix: raise startsecs, so that a process that crashes this early {then}" * (lived < STARTSECS_HINT_WITHIN)
-    return f"exited {lived:.1f} s after {since}: {now}{fix}"
+    since = f"{lived:.1f} s after its port was opened" if member.endpoints else f"{lived:.1f} s after it was ready"
+    fix = EARLY_CRASH if member.endpoints else EARLY_CRASH_OF_WORKER
+    return f"exited {since}: {now}{fix if lived < STARTSECS_HINT_WITHIN else ''}"
 
 
 def _failed(member: Member, process: Process, rollout: Rollout, observed: Observation) -> Member:

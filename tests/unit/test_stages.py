@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from supervisor_rolling.core.process import Process
 from supervisor_rolling.core.process_states import MANUAL_STOP_GRACE, exited
 from supervisor_rolling.core.restart import restart_action
 from supervisor_rolling.core.rollout import Stage
-from supervisor_rolling.core.stages import STARTSECS_HINT_WITHIN
+from supervisor_rolling.core.stages import JOBS_AFTER, STARTSECS_HINT_WITHIN
 from supervisor_rolling.core.transitions import MEMBER
 from tests.support.members import (
     BEGAN,
@@ -65,6 +66,28 @@ def test_exit_of_a_replaced_worker_names_no_port() -> None:
         "exited 1.0 s after it was ready: it is EXITED. Fix: raise startsecs, so that a process that crashes this "
         "early is not ready"
     )
+
+
+def test_worker_may_end_after_its_jobs() -> None:
+    member = replace(a_member(replaced=True, pid=NEW), endpoints=())
+    for state in ("STARTING", "RUNNING"):
+        after = stepped(member, a_process(state, 300), at=JOBS_AFTER)
+        assert (after.stage, after.pid, after.replaced, after.failed) == (Stage.OPEN, 300, True, False)
+    assert stepped(member, a_process("EXITED"), at=JOBS_AFTER) == member, "supervisord starts it in a moment"
+
+
+@pytest.mark.parametrize(
+    ("process", "at"),
+    [
+        (a_process("RUNNING", 300), JOBS_AFTER - 0.1),
+        (a_process("EXITED", down_for=MANUAL_STOP_GRACE), JOBS_AFTER),
+        (a_process("FATAL"), JOBS_AFTER),
+    ],
+    ids=["soon", "for good", "FATAL"],
+)
+def test_worker_that_crashes_has_failed(process: Process, at: float) -> None:
+    member = replace(a_member(replaced=True, pid=NEW), endpoints=())
+    assert stepped(member, process, at=at).failed
 
 
 @pytest.mark.parametrize("stage", [Stage.OPEN, Stage.READY])
