@@ -232,7 +232,6 @@ SCRIPT = Wrapper("sh", program="dash", inner=(CHILD,))
         (replace(HANDLES, inner=(CHILD, CHILD)), {}),
         (replace(HANDLES, ignored=frozenset({"INT"})), {"stopsignal": ""}),
         (SCRIPT, {"stopasgroup": True}),
-        (replace(HANDLES, inner=(HANDLES, HANDLES)), {"stopasgroup": True}),
         (replace(HANDLES, caught=frozenset({"TERM", "USR1"})), {"drain_signal": "USR1"}),
     ],
 )
@@ -262,12 +261,17 @@ def test_worker_that_listens_is_a_finding() -> None:
         (
             replace(HANDLES, inner=(CHILD, CHILD)),
             {"stopasgroup": True},
-            "has 2 child processes that SIGTERM ends at once (python3), and stopasgroup is on: a pool",
+            "has 2 child processes (python3), and stopasgroup is on: SIGTERM reaches them, too",
         ),
         (
             replace(SCRIPT, inner=(HANDLES, CHILD)),
             {"stopasgroup": True},
-            "has 1 child process that SIGTERM ends at once (python3), and stopasgroup is on: a pool",
+            "has 1 child process (python3), and stopasgroup is on: SIGTERM reaches them, too",
+        ),
+        (  # Celery's handle the signal, and end at once all the same
+            replace(HANDLES, inner=(HANDLES,)),
+            {"stopasgroup": True},
+            "has 1 child process (celery), and stopasgroup is on: SIGTERM reaches them, too",
         ),
     ],
 )

@@ -77,17 +77,13 @@ def _of_worker(where: str, worker: Wrapper, setting: ProcessSettings) -> Iterato
             f"has no handler for SIG{signal}, its stopsignal: a stop ends it at once, in the middle of a job",
             "handle the signal: finish the job, then exit; or set stopsignal to one that it handles",
         )
-    elif setting.stopasgroup and (pool := _dying_pool(worker, signal)):
+    elif setting.stopasgroup and (pool := worker.inner[worker.is_shell :]):  # without a shell's child
         yield Finding(
             "supervisor.stopasgroup",
             where,
-            f"has {'1 child process' if len(pool) == 1 else f'{len(pool)} child processes'} that SIG{signal} ends at "
-            f"once ({pool[0]}), and stopasgroup is on: a pool of workers loses the jobs that it does",
+            f"has {'1 child process' if len(pool) == 1 else f'{len(pool)} child processes'} ({pool[0]}), and "
+            f"stopasgroup is on: SIG{signal} reaches them, too, and a pool such as Celery's loses the jobs that they "
+            "do",
             f"{'start the worker with exec, and ' * worker.is_shell}remove stopasgroup; killasgroup=true ends what is "
             "left after a SIGKILL",
         )
-
-
-def _dying_pool(worker: Wrapper, signal: str) -> list[Wrapper]:
-    """The descendants that the signal ends at once. The child of a shell is the worker itself."""
-    return [one for one in worker.inner[worker.is_shell :] if one.dies_of(signal)]
