@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from supervisor_rolling.core.checks.processes import Wrapper
 from supervisor_rolling.core.connections import Connections
@@ -32,6 +33,7 @@ from supervisor_rolling.core.warmup_replies import MAX_REDIRECTS, Reply, unexpec
 from supervisor_rolling.listener import config
 from supervisor_rolling.listener.gates import make_gate
 from supervisor_rolling.listener.kernel_sockets import KernelSockets
+from supervisor_rolling.listener.system.http_session import reason
 from supervisor_rolling.listener.system.threads import Slots
 from supervisor_rolling.listener.warmup import NEWS_AFTER, HttpWarmups, _Warmup
 from tests.support.hosts import Host
@@ -464,9 +466,24 @@ def test_refused_connection_is_retried_until_port_listens(keep: ExitStack) -> No
     port = free_port()
     warmer = Warmer(lambda _: ("127.0.0.1",))  # says that it listens
     refused = poll(lambda: warmer.tend(port, requests=gets("/")), lambda warmup_status: warmup_status.why)
-    assert (refused.state, refused.why) == ("warming", "GET /: [Errno 111] Connection refused")
+    assert (refused.state, refused.why) == ("warming", "GET /: Connection refused")
     Server(keep, port=port)
     assert warmer.until_over(port, requests=gets("/")).state == "warm"
+
+
+def test_reason_skips_errors_of_the_library_itself() -> None:
+    """urllib3 1 tries an argument that Python 3 lacks, and only then reads."""
+    reset = ConnectionResetError(104, "Connection reset by peer")
+    reset.__context__ = TypeError("unexpected keyword argument 'buffering'")
+    error = requests.ConnectionError("wrapped")
+    error.__cause__ = reset
+    assert reason(error) == "Connection reset by peer"
+
+
+def test_forbidden_mark_names_the_missing_right() -> None:
+    error = requests.ConnectionError("wrapped")
+    error.__context__ = PermissionError(1, "Operation not permitted")
+    assert reason(error).startswith("Operation not permitted. Fix: give the listener CAP_NET_ADMIN")
 
 
 def test_without_requests_warm_as_soon_as_listening(server: Server, warmer: Warmer) -> None:

@@ -7,17 +7,22 @@ import socket
 import ssl
 import threading
 import time
+from http.client import HTTPException
 from typing import Any
 
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection
 from urllib3.connectionpool import HTTPConnectionPool
+from urllib3.exceptions import HTTPError
 from urllib3.util.connection import create_connection
 
 from supervisor_rolling.core.policy import BYPASS_ADDRESS, BYPASS_MARK
 from supervisor_rolling.core.protocol_detection import may_be_http
 from supervisor_rolling.listener.system.bypass import SO_MARK
+
+PASS_FIX = "give the listener CAP_NET_ADMIN, so that its requests pass a closed port"
+"""What to do where a connection may not be marked."""
 
 FIRST = 64  # bytes of an answer that tell its protocol
 
@@ -58,11 +63,12 @@ def answer_to(hello: bytes, address: str, port: int, bypass: str, seconds: float
 
 
 def reason(error: Exception) -> str:
-    """The last line of what urllib3 wraps three times."""
+    """What the kernel or http.client said: requests and urllib3 wrap it three times."""
     cause: BaseException = error
-    while cause.__cause__ or cause.__context__:
-        cause = cause.__cause__ or cause.__context__ or cause
-    return str(cause) or type(cause).__name__
+    while isinstance(inner := cause.__cause__ or cause.__context__, (OSError, HTTPException, HTTPError)):
+        cause = inner
+    text = (isinstance(cause, OSError) and cause.strerror) or str(cause) or type(cause).__name__
+    return f"{text}. Fix: {PASS_FIX}" if isinstance(cause, PermissionError) else text
 
 
 class _Socket(socket.socket):
