@@ -44,6 +44,7 @@ class PlainScreen:
         self._signs = signs
         self._printed: set[tuple[str, bool]] = set()
         self._waits = False
+        self._waits_printed: set[str] = set()  # since the last line of a process
 
     def skip(self, rollout: View) -> None:
         """Print nothing of what is done already."""
@@ -65,8 +66,12 @@ class PlainScreen:
         lines: list[str] = []
         for process in sorted(done, key=lambda process: -process["seconds"]):
             lines += [process_line(process, width, self._signs), *left_lines(process, width)]
-        if rollout["waits_long"] and not self._waits:
-            lines.append(waits_text(rollout))
+        if lines:
+            self._waits_printed.clear()
+        text = waits_text(rollout)
+        if rollout["waits_long"] and not self._waits and text not in self._waits_printed:
+            lines.append(text)
+            self._waits_printed.add(text)
         self._waits = rollout["waits_long"]
         return lines
 

@@ -605,8 +605,17 @@ def test_long_wait_is_one_plain_line() -> None:
     long = a_view(*waiting("app-1"), **waits, waits_long=True)
     assert screen.news(long) == ["waiting for the crash guard to finish app-2 (warming)"]
     assert screen.news(long) == []
+
+
+def test_same_wait_is_printed_again_after_a_process_line() -> None:
+    screen = PlainScreen(Output(io.StringIO()), UNICODE)
+    long = a_view(*waiting("app-1"), waits_for="app-1 to be warm: Connection refused", waits_long=True)
+    line = "waiting for app-1 to be warm: Connection refused"
+    assert screen.news(long) == [line]
     assert screen.news(a_view(*waiting("app-1"))) == []
-    assert screen.news(long) == ["waiting for the crash guard to finish app-2 (warming)"]
+    assert screen.news(long) == [], "a process that crashes again and again is not a line each time"
+    assert len(screen.news(a_view(NEW))) == 1
+    assert screen.news(long) == [line]
 
 
 def test_unknown_min_ready_seconds_count_open_processes():
