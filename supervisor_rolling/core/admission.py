@@ -187,9 +187,16 @@ def _require_endpoints(policy: Policy, processes: Mapping[str, Process], endpoin
         problems.append(f"groups.{policy.group}.ports gives {endpoints_text([endpoint])} to {' and to '.join(names)}")
     if problems:
         ways = " (a regex or a map; or none, where no load balancer sends to them)"
-        start = "start these processes first, or " if without and policy.ports.auto else ""
+        start = _start_fix(without, processes) if without and policy.ports.auto else ""
         fix = f"{start}correct groups.{policy.group}.ports in rolling.yaml{ways if start else ''}"
         raise ConfigError(f"{'; '.join(problems)}. Fix: {fix}", "config.ports")
+
+
+def _start_fix(names: Iterable[str], processes: Mapping[str, Process]) -> str:
+    """What to do about processes that listen on nothing, before "or correct …"."""
+    if any(processes[name].state in ALIVE for name in names):
+        return "wait until they listen, end an old process that still holds their port (ss -ltnp shows it), or "
+    return "start these processes first, or "
 
 
 def _shared(names: Iterable[str], endpoints: Endpoints) -> dict[Endpoint, list[str]]:

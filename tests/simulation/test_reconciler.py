@@ -1544,7 +1544,7 @@ def test_auto_resume_keeps_the_port_of_a_failed_process():
 def test_auto_process_that_listens_nowhere_has_a_fix():
     world = World(3, AUTO)
     world.sockets.ports_of = lambda pids: dict.fromkeys(pids, ())  # type: ignore[method-assign]
-    assert "Fix: start these processes first, or correct groups.app.ports" in refusal(world)[1]
+    assert "Fix: wait until they listen, end an old process that still holds their port" in refusal(world)[1]
 
 
 def test_unreadable_ports_start_the_rollout():
