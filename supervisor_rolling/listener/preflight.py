@@ -292,7 +292,7 @@ def policy_of(config: Config, group: str) -> Policy:
     if group in config.invalid:
         raise ConfigError(config.invalid[group])
     if group not in config.groups:
-        there = ", ".join(sorted(config.groups))
+        there = ", ".join(sorted({*config.groups, *config.invalid})) or "none"
         raise ConfigError(
             f"rolling.yaml has no policy for the group {group} (it has {there}). Fix: add groups.{group}",
             "config.group",
