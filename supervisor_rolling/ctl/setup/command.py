@@ -126,11 +126,11 @@ def _outcome(host: Host, plan: Plan, is_written: bool, is_loaded: bool, options:
         return lines
     elif not is_loaded:
         lines.append(NEXT.format(programs=listed(host.running, 5) or "none runs"))
-    return lines + ([f"Then: {_rollout_hint(plan)}"] if plan.groups else [])
+    return lines + ([f"Then: {_rollout_hint(plan, options)}"] if plan.groups else [])
 
 
-def _rollout_hint(plan: Plan) -> str:
-    group = plan.groups[0]
+def _rollout_hint(plan: Plan, options: argparse.Namespace) -> str:
+    group = next((name for name in map(name_of, options.group) if name in plan.groups), plan.groups[0])
     return f"supervisorctl rolling_check {group}, and with each deploy supervisorctl rolling_restart {group}"
 
 
