@@ -15,6 +15,7 @@ import fcntl
 import functools
 import itertools
 import os
+import re
 import socket
 import struct
 import time
@@ -277,6 +278,9 @@ _NO_LOCK = (
     "program use iptables -w"
 )
 
+_BYTES = re.compile(r"b'([^']*)'")
+"""The kernel's words, as python-iptables formats them."""
+
 _CAUSES: dict[str, tuple[type[GateError], str]] = {
     "Permission denied": (GatePermissionError, _NO_RIGHTS),
     "not permitted": (GatePermissionError, _NO_RIGHTS),
@@ -300,7 +304,7 @@ def translated(where: str) -> Iterator[None]:
 
 
 def _translation(where: str, error: Exception) -> GateError:
-    text = str(error)
+    text = _BYTES.sub(r"\1", str(error))
     for sign, (kind, advice) in _CAUSES.items():
         if sign in text:
             return kind(f"iptables, {where}: {text}: {advice}")
