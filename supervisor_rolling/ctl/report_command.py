@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 
-from supervisor_rolling.ctl.command_hints import with_logs
 from supervisor_rolling.ctl.exit_status import DONE, FAILED, CommandError
 from supervisor_rolling.ctl.report_page import page
 from supervisor_rolling.ctl.session import Session
@@ -26,7 +25,7 @@ def report(session: Session, options: argparse.Namespace) -> int:
         text = json.dumps(record) + "\n"
     else:
         encoding = session.output.encoding if session.prints_page else "utf-8"
-        html = with_logs(page(record), session.process_info)
+        html = session.called(page(record))
         text = html.encode(encoding, "xmlcharrefreplace").decode(encoding)
     if session.prints_page:
         session.output.write(text)

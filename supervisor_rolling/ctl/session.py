@@ -62,7 +62,7 @@ class Session:
     def _read(self, answer: Any) -> Any:
         """An answer with its texts, which supervisord sends as ASCII, as they are to be shown."""
         if isinstance(answer, str):
-            return self._called(readable(answer, "utf-8"))
+            return self.called(readable(answer, "utf-8"))
         if isinstance(answer, list):
             return [self._read(one) for one in answer]
         if isinstance(answer, dict):
@@ -76,11 +76,11 @@ class Session:
         if self.as_json:
             self.output.write(json.dumps(answer) + "\n")
         else:
-            self.output.print(shown(self._called("\n".join(lines)), self.output.encoding).split("\n"))
+            self.output.print(shown(self.called("\n".join(lines)), self.output.encoding).split("\n"))
 
     def fail(self, text: str, status: int) -> None:
         """Print what went wrong; a text of several lines is a list of problems, or a heading and what stands below."""
-        text = self._called(text)
+        text = self.called(text)
         head, *more = text.splitlines() or [text]
         if more and not head.endswith(":"):
             head, more = f"{len(more) + 1} problems:", [head, *more]
@@ -88,5 +88,6 @@ class Session:
             self.output = Output(sys.stderr)
         self.print({"error": text, "exit_status": status}, [f"ERROR: {head}", *(f"  {one}" for one in more)])
 
-    def _called(self, text: str) -> str:
+    def called(self, text: str) -> str:
+        """A text with commands that work when they are pasted."""
         return rewrite_commands(with_logs(text, self.process_info), self._program, self._where)
