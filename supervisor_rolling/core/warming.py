@@ -18,6 +18,10 @@ WARMUP_REPORT_GRACE = 0.5
 """Seconds beyond its deadline for which a warm-up is waited for. It began a moment after the stage did, ends itself,
 and knows best what kept it."""
 
+MAX_EXITS = 5
+"""Exits of new processes during one warm-up. supervisord gives up one that exits within its startsecs after 4 starts
+(startretries); it restarts one that exits a moment later for ever."""
+
 
 def warming(member: Member, process: Process, rollout: Rollout, observed: Observation) -> Member:
     """A WARMING member after one observation."""
@@ -72,7 +76,10 @@ def _warm_next(member: Member, process: Process, observed: Observation) -> Membe
     member = replace(member, pid=process.pid, spawned=process.spawned)
     if process.stopped_on_request:
         return enter_stage(member, Stage.WARMING, observed)
-    return replace(member, deaths=member.deaths + 1)
+    member = replace(member, deaths=member.deaths + 1)
+    if member.deaths < MAX_EXITS:
+        return member
+    return fail(member, observed, Reason("warmup.exited", f"exited {MAX_EXITS} times during its warm-up"))
 
 
 def _warm(member: Member, process: Process, rollout: Rollout, observed: Observation) -> Member:

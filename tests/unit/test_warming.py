@@ -11,7 +11,7 @@ from supervisor_rolling.core.policy import RestartPolicy, WarmupPolicy
 from supervisor_rolling.core.process import Process
 from supervisor_rolling.core.process_states import MANUAL_STOP_GRACE
 from supervisor_rolling.core.rollout import Stage
-from supervisor_rolling.core.warming import WARMUP_REPORT_GRACE
+from supervisor_rolling.core.warming import MAX_EXITS, WARMUP_REPORT_GRACE
 from tests.support.members import BEGAN, NAME, NEW, a_member, a_process, stepped, warming, warmup_status
 
 
@@ -153,6 +153,18 @@ def test_exits_during_warm_up_are_counted(deaths: int, times: str) -> None:
     assert member.deaths == deaths
     after = stepped(member, a_process("EXITED"), 15.0, warmup=warmup)
     assert after.why == f"is not warm after 15 s (warmup.timeout): it is EXITED; it exited {times} during its warm-up"
+
+
+def test_fifth_exit_during_warm_up_fails_the_member() -> None:
+    member = warming(deaths=MAX_EXITS - 2)
+    member = stepped(member, a_process("STARTING", 300), at=5.0)
+    assert (member.stage, member.deaths) == (Stage.WARMING, MAX_EXITS - 1)
+    after = stepped(member, a_process("STARTING", 301), at=6.0)
+    assert (after.stage, after.why, after.code) == (
+        Stage.FAILED,
+        "exited 5 times during its warm-up",
+        "warmup.exited",
+    )
 
 
 # --- stopped by another client meanwhile
