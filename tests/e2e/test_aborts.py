@@ -165,7 +165,7 @@ def test_abort_while_draining_reopens_port(start: Callable[..., Stack]) -> None:
 
 @pytest.mark.parametrize(
     ("stage", "old", "new", "min_ready_seconds"),
-    [("restarting", "deaf", "", 0.0), ("warming", "", "slow 1", 0.0), ("ready", "", "", 1.0)],
+    [("restarting", "deaf", "", 0.0), ("warming", "", "slow 1", 0.0), ("ready", "", "", 4.0)],
 )
 def test_abort_after_stop_starts_and_warms_process(
     start: Callable[..., Stack], stage: str, old: str, new: str, min_ready_seconds: float
