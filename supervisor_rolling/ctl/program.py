@@ -109,9 +109,7 @@ def _known(word: str) -> str:
 def _overview() -> str:
     heads = [f"  {verb(command):<28}{known.about}" for command, known in COMMANDS.items()]
     lines = [f"{PROGRAM} [-c FILE | -s URL] COMMAND ...", "", *heads, "", OPTIONS]
-    return "\n".join(
-        [*lines, "", f"More: {PROGRAM} help COMMAND, {PROGRAM} help CODE for the code at the end of a message"]
-    )
+    return "\n".join([*lines, "", f"More: {PROGRAM} help COMMAND", "The code at the end of a message: help CODE"])
 
 
 def _fail(text: str, as_json: bool) -> int:
