@@ -32,15 +32,23 @@ class HeldPorts:
 
     def of(self, group: str, down: Mapping[str, tuple[Process, tuple[int, ...]]]) -> dict[str, str]:
         """For each of these processes, what holds one of its ports, in words; nothing where its ports are free, or
-        are still being looked up. ``down``: each process with its ports, by name."""
+        are still being looked up for the first time. ``down``: each process with its ports, by name."""
         keys = {(port, process.state): name for name, (process, ports) in down.items() for port in ports}
         self._look_up(keys)
-        held = [(name, port, self._found.get((port, state), (0.0, None))[1]) for (port, state), name in keys.items()]
+        held = [(name, key[0], self._last_found(key)) for key, name in keys.items()]
         return {
             name: held_text(port, holder, f"{group}:{name}")
             for name, port, holder in held
             if holder is not None and may_hold(holder, f"{group}:{name}")
         }
+
+    def _last_found(self, key: Key) -> Holder | None:
+        """What was found; while that is looked up anew, what was found when the process was in another state: a
+        process that supervisord gives up (FATAL) has just been BACKOFF."""
+        if key in self._found:
+            return self._found[key][1]
+        now, port = self._clock(), key[0]
+        return next((one for (other, _), (until, one) in self._found.items() if other == port and now < until), None)
 
     def _look_up(self, keys: Mapping[Key, str]) -> None:
         now = self._clock()

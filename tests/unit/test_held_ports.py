@@ -57,6 +57,17 @@ def test_holder_is_asked_for_anew_when_the_state_changes() -> None:
     assert kernel.asked[1:] == [[8001]]
 
 
+def test_answer_of_another_state_counts_while_it_is_asked_for_anew() -> None:
+    kernel, clock, background = Kernel(), Clock(), AtOnce()
+    held = HeldPorts(kernel, background, clock)
+    held.of("app", DOWN)
+    background.run = lambda key, call: None  # type: ignore[method-assign]
+    given_up = {"app-1": (Process("app-1", "FATAL"), (8001,))}
+    assert held.of("app", given_up) == {"app-1": HELD}
+    clock.now += ASK_EVERY
+    assert held.of("app", given_up) == {}, "that is too old"
+
+
 def test_answer_that_took_long_holds_longer() -> None:
     kernel, clock = Kernel(), Clock()
 
