@@ -91,7 +91,7 @@ def test_operator_vouches_for_unreadable_balancer(light: Callable[..., Stack]):
         text = policy.read_text(encoding="utf-8")
         policy.write_text(text.replace("retries: false", "retries: true"), encoding="utf-8")
         checked = stack.ctl("rolling_check", "app").stdout
-        done = stack.ctl("rolling_restart", "app")
+        done = stack.ctl("rolling_restart", "app", "--max-unavailable", "3")
     assert "error: balancer.retries: caddy (pid " in refused
     assert "balancer." not in checked
     assert done.returncode == 0, done.stdout

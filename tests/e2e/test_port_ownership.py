@@ -22,6 +22,9 @@ from tests.support.stack import Stack
 
 NAME = {"SUPERVISOR_GROUP_NAME": "app", "SUPERVISOR_PROCESS_NAME": "app-8001"}
 
+SOAK = pytest.mark.soak
+"""Of the two that tell less: the third process has another environment and another session."""
+
 
 @contextmanager
 def orphan_on(port: int) -> Iterator[subprocess.Popen[bytes]]:
@@ -106,7 +109,9 @@ def test_worker_of_a_killed_master_warms_nothing(light: Callable[..., Stack]) ->
     assert stack.ask(8001, "/").headers["x-release"] == "new"
 
 
-@pytest.mark.parametrize("prefix", [(), ("env", "-i"), ("setsid", "env", "-i")])
+@pytest.mark.parametrize(
+    "prefix", [pytest.param((), marks=SOAK), pytest.param(("env", "-i"), marks=SOAK), ("setsid", "env", "-i")]
+)
 def test_foreign_process_on_the_port_warms_nothing(light: Callable[..., Stack], prefix: tuple[str, ...]) -> None:
     stack = light(processes=3, setup=PREFORK, warmup=WARMUP)
     stack.ctl("stop", "app:app-8001")
