@@ -3,9 +3,11 @@
 PYTHON3 ?= python3
 PYTHON = .venv/bin/python
 
-# The firewall and network namespaces need root. It writes no bytecode: root would own the files, all over the tree.
+# The firewall and network namespaces need root. It writes no bytecode: root would own the files, all over the tree. So
+# the user compiles before: every command, listener and application of a test is a Python process.
 SUDO := $(shell test "$$(id -u)" = 0 || command -v sudo)
 AS_ROOT = $(SUDO) env PYTHONDONTWRITEBYTECODE=1
+COMPILE = @$(PYTHON) -m compileall -q supervisor_rolling tests
 
 # nginx, haproxy and iptables are in sbin: `su` leaves it out of the PATH. gcc and the headers build python-iptables.
 export PATH := $(PATH):/usr/sbin:/sbin
@@ -45,9 +47,11 @@ help:
 	@echo 'make clean      removes virtual environments and caches'
 
 demo: .venv/has-demo
+	$(COMPILE)
 	@$(AS_ROOT) $(PYTHON) -m tests.support.demo
 
 test: .venv/has-demo,test
+	$(COMPILE)
 	@needed=$$($(AS_ROOT) $(PYTHON) -m tests.support.needs $(ARGS)); \
 	test -z "$$needed" || $(MAKE) --no-print-directory $$needed
 	$(AS_ROOT) $(PYTHON) -m pytest $(ARGS)
