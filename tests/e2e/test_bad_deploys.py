@@ -29,6 +29,7 @@ from tests.support.look import (
     wait_open,
 )
 from tests.support.stack import Stack
+from tests.support.variants import first
 from tests.support.waiting import poll
 
 LIGHT = "tests.support.light_app"
@@ -60,14 +61,14 @@ class Fault:
 
 
 FAULTS = [
-    Fault("die", FATAL, 20.0, startsecs=2),
-    Fault("exit 1", FATAL, 20.0, startsecs=3),
+    Fault("die", FATAL, 20.0, startsecs=2, application=DEMO, processes=4),
     Fault("500 everywhere", LATE + "GET /health (ready) answers 500"),
     Fault("hang everywhere", LATE + "GET /health did not answer"),
     Fault("port 9000", LATE + "nothing listens on port 8000; it listens on 9000. Fix: correct `ports` in rolling.yaml"),
     Fault("slow 60", LATE + "nothing listens on port 8000"),
     Fault("500", BROKEN),
-    Fault("die", FATAL, 20.0, startsecs=2, application=DEMO, processes=4),
+    Fault("exit 1", FATAL, 20.0, startsecs=3),
+    Fault("die", FATAL, 20.0, startsecs=2),
     Fault("500", BROKEN, 20.0, application=DEMO, processes=4),
 ]
 
@@ -179,7 +180,7 @@ def line_of(output: str, name: str) -> str:
     return line
 
 
-@pytest.mark.parametrize("fault", [*FAULTS[:-1], pytest.param(FAULTS[-1], marks=pytest.mark.soak)], ids=str)
+@pytest.mark.parametrize("fault", first(4, FAULTS), ids=str)
 def test_bad_deploy_costs_one_process_and_no_request(start: Start, fault: Fault) -> None:
     stack = started(start, fault)
     before = pids(stack)

@@ -14,6 +14,7 @@ from tests.benchmarks import results
 from tests.support.stack import ROOT
 
 
+@pytest.mark.soak
 def test_a_short_run_measures_ours_and_a_peer(tmp_path: Path):
     command = [sys.executable, "-m", "tests.benchmarks.rollouts", "--quick", "--sizes", "2", "--out", str(tmp_path)]
     done = subprocess.run(

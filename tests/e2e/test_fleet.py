@@ -232,6 +232,7 @@ def _fault(member: Member) -> str:
     return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
+@pytest.mark.soak
 def test_failure_in_a_batch_stops_later_batches(fleet: Fleet) -> None:
     before = fleet.pids()
     with nobody_notices(fleet):
@@ -253,6 +254,7 @@ def test_failed_deploy_starts_no_rollout(fleet: Fleet) -> None:
     assert fleet.pids() == before
 
 
+@pytest.mark.soak
 def test_host_lost_before_its_rollout_ends_the_run(fleet: Fleet) -> None:
     before = fleet.pids()
     played = fleet.play("rollout.yml", *FIRST_THREE, *deploying_by(fleet, losing(CANARY)))
@@ -261,6 +263,7 @@ def test_host_lost_before_its_rollout_ends_the_run(fleet: Fleet) -> None:
     assert fleet.pids() == before
 
 
+@pytest.mark.soak
 def test_host_lost_during_rollout_ends_only_the_run(fleet: Fleet) -> None:
     before, member, cut = fleet.pids(), fleet.members[1], fleet.directory / "cut"
     last = rollout_number(member)
@@ -281,6 +284,7 @@ def test_host_lost_during_rollout_ends_only_the_run(fleet: Fleet) -> None:
     assert fleet.play("rollout.yml", *LATER_TWO).status == DONE, "a second run restarts both"
 
 
+@pytest.mark.soak
 def test_second_run_names_the_rollout_in_progress(fleet: Fleet) -> None:
     member = fleet.members[1]
     with member.host.there(), look.draining(member.stack):
@@ -304,6 +308,7 @@ def is_half_done(member: Member, last: int) -> bool:
     return any(rollout["id"] > last and rollout["status"] == "running" and rollout["replaced"] for rollout in rollouts)
 
 
+@pytest.mark.soak
 def test_host_lost_in_deploy_ends_run_after_batch(fleet: Fleet) -> None:
     before = fleet.pids()
     deploy = deploying_by(fleet, losing("web2"), writing("release", "new"))
@@ -338,6 +343,7 @@ def a_wrong_nginx(member: Member) -> Iterator[None]:
         path.write_text(text, encoding="utf-8")
 
 
+@pytest.mark.soak
 def test_unreachable_host_touches_nothing(fleet: Fleet) -> None:
     before = fleet.pids()
     fleet.inventory(web6={"ansible_netns": "/run/nowhere"})

@@ -20,6 +20,7 @@ from tests.e2e.test_deaths import end_with_force, forget_rules
 from tests.support import plugin
 from tests.support.look import listener_pid, rolling, wait_open
 from tests.support.stack import Stack
+from tests.support.variants import first
 from tests.support.waiting import wait_until
 
 USER, PASSWORD = "deploy", "secret"
@@ -91,7 +92,7 @@ def rollout_with_one_replaced(light: Callable[..., Stack]) -> Stack:
     return stack
 
 
-@pytest.mark.parametrize("way", ["shutdown", "SIGTERM"])
+@pytest.mark.parametrize("way", first(1, ["SIGTERM", "shutdown"]))
 def test_shutdown_records_progress_of_the_rollout(light: Callable[..., Stack], way: str) -> None:
     stack = rollout_with_one_replaced(light)
     if way == "shutdown":

@@ -11,6 +11,7 @@ from tests.soak.middleware import PROCESSES, WARMUP, restarted, setup_of
 from tests.support.look import listener_log, pids, refuses, rolling, rules, users, wait_open
 from tests.support.pooled_clients import SERVERS
 from tests.support.stack import Stack
+from tests.support.variants import first
 
 
 def pooled(start: Callable[..., Stack], server: str, bare: bool = False, **policy: object) -> Stack:
@@ -20,7 +21,7 @@ def pooled(start: Callable[..., Stack], server: str, bare: bool = False, **polic
     return stack
 
 
-@pytest.mark.parametrize("server", sorted(SERVERS))
+@pytest.mark.parametrize("server", first(2, ["gunicorn", "uvicorn", *sorted(SERVERS.keys() - {"gunicorn", "uvicorn"})]))
 def test_middleware_drains_pool_without_lost_post(start: Callable[..., Stack], server: str):
     result = restarted(pooled(start, server), server, 6)
     assert len(result.drains) == 6

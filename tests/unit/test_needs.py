@@ -13,9 +13,9 @@ from tests.support.stack import ROOT
 @pytest.mark.parametrize(
     ("arguments", "targets"),
     [
-        (["-k", "test_javascript"], ["needs-node"]),
+        (["tests/e2e/test_docs_programs.py", "-k", "test_javascript"], ["needs-node"]),
         (["tests/e2e/test_balancers.py", "-n", "2"], ["needs-balancers"]),
-        (["-k", "test_javascript", "--no-such-option"], []),
+        (["tests/e2e/test_docs_programs.py", "--no-such-option"], []),
         (["tests/unit/test_text.py"], []),
     ],
 )
