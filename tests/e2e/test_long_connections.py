@@ -245,7 +245,7 @@ def test_upload_within_drain_is_answered_before_restart(start: Callable[..., Sta
     assert_drained_until(done, done.ended[upload.peer])
 
 
-@pytest.mark.parametrize("way", first(2, ["half-closed", "through nginx", "directly"]))  # nginx ends what is half-closed
+@pytest.mark.parametrize("way", first(2, ["half-closed", "through nginx", "directly"]))  # nginx ends half-closed
 def test_stream_within_drain_is_complete_before_restart(start: Callable[..., Stack], way: str):
     stack = light(start, NGINX, timeout=LONG)
     with Stream(8080 if way == "through nginx" else PORT, seconds=4.0) as stream:
