@@ -263,7 +263,7 @@ def _holder(handle: int) -> str:
 # --- errors
 
 
-_NO_RIGHTS = "the listener may not change the firewall. Fix: run it as root, or give it CAP_NET_ADMIN and CAP_NET_RAW"
+_NO_RIGHTS = "the listener may not change the firewall. Fix: run it as root; in a container, add NET_ADMIN and NET_RAW"
 _NO_TABLE = (
     "this kernel has no legacy xtables. Fix: modprobe -a iptable_filter ip6table_filter (for method redirect: "
     "iptable_nat ip6table_nat)"

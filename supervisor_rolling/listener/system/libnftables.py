@@ -29,7 +29,7 @@ _NLMSG_ERROR = 2
 _GET_GENERATION = struct.pack("=IHHII4x", 20, 10 << 8 | 16, 1, 0, 0)  # NFT_MSG_GETGEN, linux/netfilter/nf_tables.h
 _ANSWER_TIMEOUT = 1.0  # seconds; the kernel answers at once
 
-_NO_RIGHTS = "the listener may not change the firewall. Fix: run it as root, or give it CAP_NET_ADMIN"
+_NO_RIGHTS = "the listener may not change the firewall. Fix: run it as root; in a container, add NET_ADMIN"
 _NO_KERNEL = "this kernel has no nftables. Fix: modprobe nf_tables"
 
 
