@@ -279,7 +279,7 @@ def test_held_xtables_lock_is_reported_with_its_holder(group: Callable[..., Stac
 
 def test_listener_without_rights_names_the_missing_one(unguarded: Callable[..., Stack]) -> None:
     stack = unguarded(prefix="setpriv --bounding-set=-all --inh-caps=-all ")
-    assert "run it as root, or give it CAP_NET_ADMIN" in found(checked(stack))["gate.permission"]["text"]
+    assert "run it as root; in a container, add NET_ADMIN" in found(checked(stack))["gate.permission"]["text"]
 
 
 def test_bypass_that_reaches_no_process_is_an_error(unguarded: Callable[..., Stack]) -> None:

@@ -503,7 +503,7 @@ def test_without_rights_every_call_raises_a_permission_error(command: list[str])
     lines = done.stdout.splitlines()
     assert (done.returncode, done.stderr) == (0, "")
     assert len(lines) == 5
-    assert all("run it as root, or give it CAP_NET_ADMIN and CAP_NET_RAW" in line for line in lines[:4])
+    assert all("run it as root; in a container, add NET_ADMIN and NET_RAW" in line for line in lines[:4])
 
 
 # --- make_gate
