@@ -429,7 +429,7 @@ def test_lost_commit_that_reports_success_is_noticed(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("message", "kind", "advice"),
     [
-        ("can't initialize filter: b'Permission denied (you must be root)'", GatePermissionError, "CAP_NET_ADMIN"),
+        ("can't initialize filter: b'Permission denied (you must be root)'", GatePermissionError, "NET_ADMIN"),
         ("can't initialize filter: b'Table does not exist (do you need to insmod?)'", GatePermissionError, "modprobe"),
         ("can't commit: b'No chain/target/match by that name.'", GatePermissionError, "xt_time"),
         ("can't commit: b'Resource temporarily unavailable'", GateError, "iptables -w"),
