@@ -13,7 +13,7 @@ import pytest
 from supervisor_rolling import skel
 from supervisor_rolling.core.setup_facts import LISTENER, RPCINTERFACE, Host, InspectedGroup, Inspection, Section
 from supervisor_rolling.core.setup_plan import signed
-from supervisor_rolling.ctl.exit_status import DONE, FAILED, CommandError
+from supervisor_rolling.ctl.exit_status import DONE, FAILED, NO_GROUP, CommandError
 from supervisor_rolling.ctl.setup import command
 
 APP = InspectedGroup("app", {"app-0": (8000,), "app-1": (8001,)})
@@ -66,6 +66,15 @@ def test_reload_without_include_is_a_failure(tmp_path: Path, seen: Any) -> None:
         path.unlink()
     assert command.setup(run, options(reload=True)) == FAILED
     assert [answer["loaded"] for answer in run.answers] == [False, False, False]
+
+
+def test_unknown_group_has_its_exit_status(tmp_path: Path, seen: Any) -> None:
+    seen(host(tmp_path))
+    run = session()
+    run.fail = lambda text, status: (_ for _ in ()).throw(CommandError(text, status))
+    with pytest.raises(CommandError, match="supervisord has no group ap ") as caught:
+        command.setup(run, options(group=["ap"]))
+    assert (caught.value.status, list(tmp_path.iterdir())) == (NO_GROUP, [])
 
 
 def test_sections_are_written_after_the_policy(tmp_path: Path, seen: Any) -> None:

@@ -19,7 +19,7 @@ from supervisor_rolling.core.setup_plan import (
 )
 from supervisor_rolling.core.text import listed
 from supervisor_rolling.ctl.check_command import check_lines
-from supervisor_rolling.ctl.exit_status import CONNECTION_ERRORS, DONE, FAILED, CommandError
+from supervisor_rolling.ctl.exit_status import CONNECTION_ERRORS, DONE, FAILED, NO_GROUP, CommandError
 from supervisor_rolling.ctl.session import Session
 from supervisor_rolling.ctl.setup import files
 from supervisor_rolling.ctl.setup.host import Found, look, look_at_files
@@ -56,7 +56,8 @@ def _write(session: Session, options: argparse.Namespace) -> int:
     host, plan = found.host, _verified(found, make_plan(found.host, found.inspection, wanted))
     _say(session, [*plan.seen, *plan.advice, *_change_lines(plan.files)])
     if plan.problems:
-        return _refuse(session, plan)
+        known = {group.name for group in found.inspection.groups} if found.inspection else set(wanted)
+        return _refuse(session, plan, FAILED if known.issuperset(wanted) else NO_GROUP)
     is_written = False
     if plan.files and not options.dry_run:
         _require_yes(session, options, f"Write {_count(plan.files)}?")
@@ -94,12 +95,12 @@ def _verified(found: Found, plan: Plan) -> Plan:
     return plan
 
 
-def _refuse(session: Session, plan: Plan) -> int:
+def _refuse(session: Session, plan: Plan, status: int) -> int:
     """Each problem is a sentence, which may have lines to add to a file below it."""
     if session.as_json:
-        session.fail("\n".join(plan.problems), FAILED)
+        session.fail("\n".join(plan.problems), status)
     _say(session, [line for problem in plan.problems for line in f"ERROR: {problem}".splitlines()])
-    return FAILED
+    return status
 
 
 def _change_lines(changes: Sequence[FileChange]) -> list[str]:
