@@ -62,7 +62,7 @@ def test_keepalive_nginx_behind_another_balancer_stops_and_opens(light: Callable
     drain = {"timeout": 30, "keepalive": "nginx", "idle_after": 25}
     stack = behind(light, balancer, upstream, drain=drain)
     before = pids(stack)
-    with users(stack, rate=100.0, posts=0.3) as load:
+    with users(stack, rate=60.0, posts=0.3) as load:
         done = stack.ctl("rolling_restart", "app", "--force")
     assert done.returncode == 1, done.stdout
     assert "connections that an HTTP/1.0 answer should have closed (from " in done.stdout
@@ -74,7 +74,7 @@ def test_keepalive_nginx_behind_another_balancer_stops_and_opens(light: Callable
 
 def test_pool_of_another_balancer_is_named_with_fix(light: Callable[..., Stack]):
     stack = behind(light, "caddy", CADDY.replace(CADDY_NO_POOL, ""))
-    with users(stack, rate=100.0):
+    with users(stack, rate=60.0):
         checked = stack.ctl("rolling_check", "app").stdout
         done = stack.ctl("rolling_restart", "app", "--force")
     assert "error: balancer.keepalive" in checked

@@ -18,7 +18,7 @@ from tests.support.netns import NoNamespaceError
 from tests.support.stack import ROOT
 from tests.support.variants import first
 
-SMALL = [sys.executable, "-u", "-m", "tests.support.demo", "--processes=2", "--seconds=1"]
+SMALL = [sys.executable, "-u", "-m", "tests.support.demo", "--processes=2", "--seconds=1", "--rate=40"]
 
 GOOD = demo.Outcome(
     periods={name: Report(100, 0, 0, 0, 0.003, 0.01, 0.02, 0.0) for name in ("before", "during", "after")},

@@ -40,7 +40,7 @@ def test_notified_application_ends_keepalive_and_fails_no_post(
     light: Callable[..., Stack], notification: dict[str, str]
 ):
     stack = light(setup=POOL, drain={"timeout": LONG, **notification})
-    with users(stack, rate=100.0, posts=0.5) as load:
+    with users(stack, rate=60.0, posts=0.5) as load:
         for _ in range(ROLLOUTS):
             before = pids(stack)
             done = stack.ctl("rolling_restart", "app")

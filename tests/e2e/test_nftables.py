@@ -27,7 +27,7 @@ WITHOUT_XTABLES = f"{sys.executable} -m tests.support.missing_libraries xtables 
 def test_kernel_without_xtables_rolls_out_through_nftables(light: Callable[..., Stack]):
     stack = light(processes=4, prefix=WITHOUT_XTABLES)
     before = pids(stack)
-    with users(stack, rate=100.0) as load:
+    with users(stack, rate=60.0) as load:
         with draining(stack):
             assert (closed_ports(), [line for line in rules() if line.startswith("-A")]) == ({"8000"}, [])
         rollout = wait_ended(stack)

@@ -46,10 +46,12 @@ LAST_WORDS = 1.0
 
 @dataclass(frozen=True)
 class Show:
-    """``seconds``: how long the load is watched before the rollout, and again after it."""
+    """``seconds``: how long the load is watched before the rollout, and again after it. ``rate``: new connections a
+    second."""
 
     processes: int
     seconds: float
+    rate: float
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def _stack(show: Show, directory: Path) -> Stack:
 
 def _deploy(show: Show, stack: Stack) -> Outcome | None:
     """Deploy a new release under load. None if supervisorctl has reported that it failed."""
-    plan = Plan(stack.url)
+    plan = Plan(stack.url, show.rate)
     before = stack.processes()
     say(
         f"Load: {plan.rate:.0f} new connections a second, {100 * plan.posts:.0f} % a POST of {SLOW_SECONDS} s. "
@@ -256,7 +258,7 @@ def main() -> int:
     try:
         enter_private_network()
         with tempfile.TemporaryDirectory(prefix="rolling-") as directory:
-            return play(Show(arguments.processes, arguments.seconds), Path(directory))
+            return play(Show(arguments.processes, arguments.seconds, arguments.rate), Path(directory))
     except NoNamespaceError as error:
         print(f"The demo needs a network namespace of its own: {error}", file=sys.stderr)
         return NO_NAMESPACE
@@ -273,6 +275,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--processes", type=int, default=8, help="of the application (default: %(default)s)")
     parser.add_argument(
         "--seconds", type=float, default=5.0, help="of load before and after the rollout (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--rate", type=float, default=Plan.rate, help="of new connections (default: %(default)s a second)"
     )
     return parser
 

@@ -128,7 +128,7 @@ def listener_log(stack: Stack) -> str:
 
 
 @contextlib.contextmanager
-def users(stack: Stack, rate: float = 60.0, posts: float = Plan.posts, around: float = 1.0) -> Iterator[Load]:
+def users(stack: Stack, rate: float = 40.0, posts: float = Plan.posts, around: float = 1.0) -> Iterator[Load]:
     """A load while the block runs, and the requests of ``around`` seconds before and after it."""
     with Load(Plan(stack.url, rate=rate, posts=posts), stack.directory / "load.jsonl", stack.setup.elsewhere) as load:
         load.wait_more(round(rate * around))
