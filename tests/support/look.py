@@ -107,7 +107,9 @@ def wait_stage(stack: Stack, stage: str, name: str = "", timeout: float = 30.0) 
 
 @contextlib.contextmanager
 def draining(stack: Stack, port: int = 8000) -> Iterator[None]:
-    """A rollout in which the first process is closed and drains until the block ends."""
+    """A rollout in which the first process is closed and drains until the block ends. What the record says open is
+    opened a moment later."""
+    stack.wait_until(lambda: not refuses(port), 5.0, "the gate is open")
     with socket.create_connection(("127.0.0.1", port)):
         assert stack.ctl("rolling_restart", "app", "--no-wait").returncode == 0
         wait_stage(stack, "draining")
