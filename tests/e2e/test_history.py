@@ -212,27 +212,25 @@ def test_running_rollout_has_a_report(light: Callable[..., Stack]) -> None:
     assert stack.ctl("rolling_abort", "app").returncode == 0
 
 
-@pytest.mark.parametrize(
-    ("words", "status", "why"),
-    [
-        (["rolling_report", "7"], 1, "no rollout 7 is known"),
-        (["rolling_report", "0"], 5, "no such group or process: 0"),
-        (["rolling_report", "app:app-8000"], 2, "a whole group is needed, and app:app-8000 is one of 2"),
-        (["rolling_report", "missing"], 5, "no such group or process: missing"),
-        (["rolling_report", "app"], 1, "no rollout of app is known"),
-        (["rolling_history", "missing"], 5, "no such group"),
-        (["rolling_history", "--number", "0"], 2, "'0' is not a number from 1 to 500"),
-        (["rolling_history"], 0, "No rollout is known."),
-        (["rolling_status", "app"], 0, "No rollout of app since supervisord started.\n"),
-    ],
-)
-def test_missing_rollout_or_group_is_named(
-    light: Callable[..., Stack], words: list[str], status: int, why: str
-) -> None:
+MISSING = [
+    (["rolling_report", "7"], 1, "no rollout 7 is known"),
+    (["rolling_report", "0"], 5, "no such group or process: 0"),
+    (["rolling_report", "app:app-8000"], 2, "a whole group is needed, and app:app-8000 is one of 2"),
+    (["rolling_report", "missing"], 5, "no such group or process: missing"),
+    (["rolling_report", "app"], 1, "no rollout of app is known"),
+    (["rolling_history", "missing"], 5, "no such group"),
+    (["rolling_history", "--number", "0"], 2, "'0' is not a number from 1 to 500"),
+    (["rolling_history"], 0, "No rollout is known."),
+    (["rolling_status", "app"], 0, "No rollout of app since supervisord started.\n"),
+]
+
+
+def test_missing_rollout_or_group_is_named(light: Callable[..., Stack]) -> None:
     stack = light(processes=2)
-    done = stack.ctl(*words)
-    said = done.stderr if words[0] == "rolling_report" else done.stdout  # that one's output is to be a page
-    assert (done.returncode, why in said) == (status, True), done.stdout
+    for words, status, why in MISSING:
+        done = stack.ctl(*words)
+        said = done.stderr if words[0] == "rolling_report" else done.stdout  # that one's output is to be a page
+        assert (done.returncode, why in said) == (status, True), done.stdout
 
 
 def test_unwritable_history_is_logged_and_rollout_continues(light: Callable[..., Stack]) -> None:

@@ -9,23 +9,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-import pytest
-
 from tests.support.own_suite import Outcome
 from tests.support.stack import ROOT
 
 WITHIN = 120.0
 """Seconds for the suite; it takes ten, most of which it sleeps."""
-
-
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
-    return run(tmp_path_factory.mktemp("alone"))
-
-
-@pytest.fixture(scope="module")
-def beside(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
-    return run(tmp_path_factory.mktemp("beside"), "--beside")
 
 
 def run(folder: Path, *arguments: str) -> Outcome:
@@ -43,10 +31,16 @@ def run(folder: Path, *arguments: str) -> Outcome:
     return Outcome(**json.loads(done.stdout))
 
 
-def test_supervisor_tests_pass_beside_the_plugin(alone: Outcome, beside: Outcome):
+def test_supervisor_tests_pass_beside_the_plugin(tmp_path: Path):
+    alone, beside = run(tmp_path), run(tmp_path, "--beside")
     assert (beside.ran, set(beside.failed) - set(alone.failed)) == (alone.ran, set())
     assert beside.ran > 1000
     assert len(alone.failed) < alone.ran / 100, "a test that fails in both runs shows nothing"
+    assert alone.made == {}
+    assert beside.made["Supervisor"] > 40, "the plugin was not loaded"
+    assert beside.made["DummySupervisor"] > 70
+    assert beside.made["PopulatedDummySupervisor"] > 70
+    assert beside.made["Controller"] > 30
 
 
 HIDDEN_TMP = """
@@ -66,11 +60,3 @@ def test_files_left_in_tmp_are_hidden_from_them(tmp_path: Path) -> None:
         command = [sys.executable, "-c", HIDDEN_TMP, kept, left.name]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "True"]
-
-
-def test_plugin_was_loaded_in_all_supervisor_tests(alone: Outcome, beside: Outcome):
-    assert alone.made == {}
-    assert beside.made["Supervisor"] > 40
-    assert beside.made["DummySupervisor"] > 70
-    assert beside.made["PopulatedDummySupervisor"] > 70
-    assert beside.made["Controller"] > 30
