@@ -1,4 +1,5 @@
-"""A WSGI middleware that empties a load balancer's keep-alive pool while its process drains.
+"""For WSGI applications: ``CloseWhileDraining`` empties a load balancer's keep-alive pool, ``warmed`` warms up inside
+the process.
 
 ``application = CloseWhileDraining(application)``, the outermost middleware: each response that starts while the process
 drains has ``Connection: close``, so that the load balancer does not use that connection again. It changes nothing else.
@@ -9,10 +10,17 @@ an error, so their own methods are called instead; other servers get the header.
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import unquote_to_bytes
+from wsgiref.util import setup_testing_defaults
 
 from supervisor_rolling.draining import Flag
+from supervisor_rolling.in_process import Course, Request
+
+Application = TypeVar("Application", bound=Callable[..., Iterable[bytes]])
 
 _METHODS = ("force_close", "set_close_on_finish")  # gunicorn's, waitress's
 _STRICT = ("waitress", "WSGIServer")
@@ -38,6 +46,54 @@ class CloseWhileDraining:
             return write
 
         return self._application(environ, start)
+
+
+def warmed(application: Application, *paths: str) -> Application:
+    """The application, after it has answered a GET request for each path; without paths, the list of rolling.yaml, if
+    the environment names it: ``SUPERVISOR_ROLLING_WARMUP=/etc/supervisor/rolling.yaml``.
+
+    ``application = warmed(application, "/", "/search")`` in the module that the server imports: a process that shares
+    its socket is warm before it accepts. Any 2xx or redirect is right. It never raises: what is wrong is written to
+    stderr and fails a rollout, and the process serves all the same.
+    """
+    with Course(paths) as course:
+        for request in course:
+            request.check(_answered(application, request))
+    return application
+
+
+def _answered(application: Callable[..., Iterable[bytes]], request: Request) -> int:
+    """The status of the answer, when all of it has been made."""
+    path, _, query = request.path.partition("?")
+    environ: dict[str, Any] = {
+        "REQUEST_METHOD": request.method,
+        "PATH_INFO": unquote_to_bytes(path).decode("latin-1"),
+        "QUERY_STRING": query,
+        "REMOTE_ADDR": "127.0.0.1",
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "CONTENT_LENGTH": str(len(request.body)),
+        "wsgi.input": io.BytesIO(request.body),
+        "wsgi.errors": sys.stderr,
+    }
+    for name, value in request.headers.items():
+        key = name.upper().replace("-", "_")
+        environ[key if key == "CONTENT_TYPE" else f"HTTP_{key}"] = value
+    setup_testing_defaults(environ)
+    statuses: list[str] = []
+
+    def start(status: str, headers: object, exc_info: object = None) -> Callable[[bytes], object]:
+        statuses.append(status)
+        return lambda data: None
+
+    body = application(environ, start)
+    try:
+        for _ in body:
+            pass
+    finally:
+        close = getattr(body, "close", None)
+        if close:
+            close()
+    return int(statuses[-1].split()[0])
 
 
 def _is_strict(environ: dict[str, Any]) -> bool:

@@ -12,7 +12,6 @@ from supervisor_rolling.core.guard_state import GuardState
 from supervisor_rolling.core.natural_order import natural
 from supervisor_rolling.core.observation import Observation
 from supervisor_rolling.core.policy import GatePolicy, Policy, Share
-from supervisor_rolling.core.ports import SHARED_FIX, shared_text
 from supervisor_rolling.core.process import Process
 from supervisor_rolling.core.process_states import ALIVE, NOT_UP
 from supervisor_rolling.core.reason import Reason
@@ -33,7 +32,7 @@ def begin(
     """A rollout of all processes of the group that are not stopped.
 
     ``failed``: those that are kept closed, and why; they stay so until they are replaced. Raises ConfigError where the
-    policy does not fit the group, RefusedError where there is nothing to replace, and where processes share a port.
+    policy does not fit the group, RefusedError where there is nothing to replace.
     """
     processes = observed.processes
     _require_running(policy.group, processes)
@@ -177,13 +176,10 @@ def _require_running(group: str, processes: Mapping[str, Process]) -> None:
 
 
 def _require_endpoints(policy: Policy, processes: Mapping[str, Process], endpoints: Endpoints) -> None:
-    up = [name for name, process in processes.items() if process.state not in NOT_UP and not policy.ports.none]
+    up = [name for name, process in processes.items() if process.state not in NOT_UP and policy.ports.are_own]
     without = [name for name in up if not endpoints.get(name)]
     problems = [_without_text(policy, sorted(without, key=natural), processes)] if without else []
     for endpoint, names in _shared(processes, endpoints).items():
-        if policy.ports.auto:
-            text = shared_text(endpoints_text([endpoint]), names)
-            raise RefusedError(f"{text}. Fix: {SHARED_FIX}", "ports.shared")
         problems.append(f"groups.{policy.group}.ports gives {endpoints_text([endpoint])} to {' and to '.join(names)}")
     if problems:
         ways = " (a regex or a map; or none, where no load balancer sends to them)"

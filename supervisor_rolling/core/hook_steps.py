@@ -74,6 +74,7 @@ def warmup_job(of: Rollout | GuardState, one: Member | GuardedProcess) -> Warmup
         variables=_variables(of, one, "warm"),
         rank=1 if isinstance(of, GuardState) else 0,
         spawned=one.spawned,
+        is_shared=of.policy.ports.shared,
     )
 
 

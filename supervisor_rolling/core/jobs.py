@@ -22,6 +22,7 @@ class WarmupJob:
     variables: Mapping[str, str] = field(default_factory=dict)  # of the hook's environment
     rank: int = 0  # where not all can be warmed at once, a lower one goes first
     spawned: float = 0.0
+    is_shared: bool = False  # it accepts on a socket that others accept on, too
 
     @property
     def incarnation(self) -> Incarnation:

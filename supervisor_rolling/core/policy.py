@@ -190,6 +190,9 @@ class WarmupPolicy:
     #: default those of Docker and Podman. Otherwise a process is warm only if it, or a child of it, listens on its
     #: port, and no other process does.
     proxies: tuple[Annotated[str, "program"], ...] = PROXIES
+    #: With ``ports: shared``, the full path of a second socket of each process, at which it is warmed up; ``{name}`` is
+    #: the name of the process, such as ``/run/app/{name}.sock`` for ``daphne -u /run/app/%(process_name)s.sock``.
+    socket: File = ""
 
 
 @dataclass(frozen=True)
@@ -242,12 +245,18 @@ class HooksPolicy:
 
 @dataclass(frozen=True)
 class PortRule:
-    """How a process's ports are found: one of the four."""
+    """How a process's ports are found: one of the five."""
 
     pattern: str = ""  # a regex on its name, with one group around the port
     by_name: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     auto: bool = False  # what it listens on
     none: bool = False  # it has none: a queue worker, a scheduler
+    shared: bool = False  # it accepts on a socket that others of the group accept on, too
+
+    @property
+    def are_own(self) -> bool:
+        """Whether each process has ports of its own, which a gate can close for it alone."""
+        return not (self.none or self.shared)
 
 
 @dataclass(frozen=True)
@@ -259,7 +268,9 @@ class Policy:
     #: group around the port, such as ``'app-(\d+)'``: put it in single quotes. Or a map of process names, such as
     #: ``{web-a: 8000, web-b: [8001, 8002]}``. ``none``: no load balancer sends to them, as to queue workers and
     #: schedulers. Then nothing is closed and no right is needed; a process is stopped as supervisord stops it, and its
-    #: ``stopwaitsecs`` is its drain.
+    #: ``stopwaitsecs`` is its drain. ``shared``: all accept on one socket, that of an ``[fcgi-program]`` or a port with
+    #: SO_REUSEPORT. Nothing is closed then either: a new process is ready when it accepts, and the graceful stop of the
+    #: application is the drain. ``auto`` finds such a socket by itself.
     ports: PortRule = PortRule(auto=True)
     #: How many processes may be closed or down at a time: a number, or a percentage of the group, rounded down, at
     #: least 1.
@@ -289,7 +300,7 @@ class Policy:
     @property
     def is_guarded(self) -> bool:
         """Whether the crash guard keeps new processes closed: not where there is nothing to close."""
-        return self.guard.enabled and not self.ports.none
+        return self.guard.enabled and self.ports.are_own
 
 
 @dataclass(frozen=True)

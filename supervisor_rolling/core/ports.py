@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Iterable
 
 from supervisor_rolling.core.natural_order import natural
 from supervisor_rolling.core.policy import MAX_PORT, PortRule
@@ -57,7 +58,12 @@ def held_text(port: int, holder: Holder, own: str) -> str:
     return f"{holder_text(port, holder, own)}. Fix: {free_port_fix(port, holder, own)}"
 
 
-SHARED_FIX = "give each process a port of its own"
+SHARED_FIX = "write ports: shared, or give each process a port of its own"
+
+
+def are_shared(sockets: Iterable[Collection[object]]) -> bool:
+    """Whether a socket, a port or a path, is among those of more than one process. ``sockets``: those of each."""
+    return any(number > 1 for number in Counter(one for own in sockets for one in set(own)).values())
 
 
 def shared_text(port: str, names: Collection[str]) -> str:

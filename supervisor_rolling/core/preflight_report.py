@@ -36,6 +36,7 @@ class Settings:
     processes: tuple[ProcessSettings, ...] = ()
     listeners: tuple[ListenerSettings, ...] = ()
     total: int = 0  # processes of all groups
+    is_fcgi: bool = False  # it is an [fcgi-program]: supervisord has a socket that all its processes share
 
 
 class Severity(str, enum.Enum):

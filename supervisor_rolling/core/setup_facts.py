@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from supervisor_rolling.core.ports import are_shared
 from supervisor_rolling.core.preflight_report import Finding
 
 RPCINTERFACE, LISTENER, CTLPLUGIN = "rpcinterface:rolling", "eventlistener:rolling", "ctlplugin:rolling"
@@ -30,6 +31,16 @@ class InspectedGroup:
     def is_without_sockets(self) -> bool:
         """Whether its processes run and listen on nothing, as queue workers do."""
         return bool(self.ports) and not any(self.ports.values()) and not any(self.unix.values())
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether its processes accept on one socket."""
+        return are_shared(self.ports.values() if any(self.ports.values()) else self.unix.values())
+
+    @property
+    def needs_gate(self) -> bool:
+        """Whether a rollout closes anything of it."""
+        return not (self.is_without_sockets or self.is_shared)
 
 
 @dataclass(frozen=True)

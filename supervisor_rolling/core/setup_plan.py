@@ -11,7 +11,6 @@ import hashlib
 import posixpath
 import re
 import shlex
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -135,7 +134,7 @@ def verified(plan: Plan, path: str, groups: Sequence[str], problem: str) -> Plan
     return replace(plan, files=(), problems=(with_see(f"no group can be added to {path}: {why}", "setup.changed"),))
 
 
-_NONE_FITS = with_see("no group has two processes that run, each with a TCP port of its own", "setup.unfit") + "\n"
+_NONE_FITS = with_see("no group has two processes that run and listen on TCP ports", "setup.unfit") + "\n"
 
 
 def unfit(group: InspectedGroup) -> str:
@@ -149,11 +148,8 @@ def unfit(group: InspectedGroup) -> str:
             "it listens on nothing, as queue workers do. Fix: if no load balancer sends to it, name it, and it gets "
             f"ports: none: supervisor_rolling setup {group.name}"
         )
-    ports = Counter(port for those in group.ports.values() for port in set(those))
-    shared = [port for port, number in ports.items() if number > 1]
-    if shared:
-        users = [name for name, those in group.ports.items() if shared[0] in those]
-        return f"{listed(users)} share port {shared[0]}, which cannot be closed for one of them"
+    if group.is_shared:
+        return ""
     without = [name for name, those in group.ports.items() if not those]
     if without:
         return f"{listed(without)} listens on {_sockets(group, without[0])}no TCP port, so nothing can be closed"
@@ -251,7 +247,7 @@ _BREAKS_LINE = re.compile(r"[\r\n]|\s[;#]")
 def _haproxy_gate(found: Inspection, new: Sequence[InspectedGroup]) -> str:
     """The key ``gate`` where nothing can close a port and HAProxy can drain the only group with ports, which needs no
     rights."""
-    with_ports = [group for group in new if not group.is_without_sockets]
+    with_ports = [group for group in new if group.needs_gate]
     if found.gate or found.policy_groups or len(with_ports) != 1 or not with_ports[0].haproxy:
         return ""
     socket, backend = with_ports[0].haproxy
@@ -296,6 +292,8 @@ def _group_text(group: InspectedGroup) -> str:
     ports = "auto            # those that each process listens on"
     if group.is_without_sockets:
         ports = "none            # they listen on nothing, so nothing is closed"
+    elif group.is_shared:
+        ports = "shared          # they accept on one socket, so nothing is closed"
     lines = [f"  {_quoted(group.name)}:", f"    ports: {ports}"]
     warmup = [f"      ready: {group.ready}"] if group.ready else []
     if 200 <= group.root_status < 300:
@@ -343,6 +341,8 @@ def _seen(host: Host, found: Inspection, chosen: Sequence[InspectedGroup], has_h
         ports = sorted(port for those in group.ports.values() for port in those)
         ready = f", {group.ready} answers 200" if group.ready else ""
         listens = f"ports {listed(map(str, ports), 8)}{ready}" if ports else "listening on nothing, as queue workers do"
+        if group.is_shared:
+            listens = "which share their socket"
         yield f"{group.name}: {len(group.ports)} process{'es' * (len(group.ports) != 1)}, {listens}"
     for balancer in dict.fromkeys(group.balancer for group in chosen if group.balancer):
         yield f"load balancer: {balancer}"
@@ -356,7 +356,7 @@ def _advice(host: Host, found: Inspection, chosen: Sequence[InspectedGroup], has
         path = place_of_sections(host).path
         what = "add these lines" if host.includes is None else "change the line files of [include]"
         yield f"{with_see(f'{host.main_file} does not read {path}. Fix: {what}', 'setup.include')}\n{lines}"
-    if not found.gate and not has_haproxy and not all(group.is_without_sockets for group in chosen):
+    if not found.gate and not has_haproxy and any(group.needs_gate for group in chosen):
         yield with_see("no port can be closed until one of the gates works, and rollouts are refused", "setup.gate")
     if CTLPLUGIN in host.sections and host.ctl_problem:
         yield with_see(host.ctl_problem, "setup.ctlplugin")

@@ -123,7 +123,7 @@ def _try_gate(load_config: Callable[[], Config], gatekeeper: Gatekeeper) -> None
     """Not where no group has ports; but HAProxy may still have drained what an earlier listener has closed."""
     try:
         config = load_config()
-        if config.gate.backend == HAPROXY or not all(policy.ports.none for policy in config.groups.values()):
+        if config.gate.backend == HAPROXY or any(policy.ports.are_own for policy in config.groups.values()):
             gatekeeper.verify(config.gate)
     except GateBusyError as error:
         log.info("cannot check the gate now: %s. The next rollout checks it again", error)

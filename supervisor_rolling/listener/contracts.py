@@ -120,6 +120,15 @@ class Sockets(Protocol):
         """The paths of the unix stream sockets that each of these processes or a descendant of it listens on."""
         ...
 
+    def accepts(self, pid: int) -> bool:
+        """Whether a process or a descendant of it waits for connections on the sockets that other processes accept on,
+        too; where it has none of these, on any."""
+        ...
+
+    def memory_files_of(self, pid: int) -> Sequence[str]:
+        """The names of the memory files that a process or a descendant of it holds open."""
+        ...
+
     def wrappers_of(self, ports: Mapping[int, Collection[int]]) -> Mapping[int, Wrapper]:
         """Those of these processes, each with its ports, that do not listen on them while a descendant does."""
         ...

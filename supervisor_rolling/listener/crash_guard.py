@@ -16,7 +16,7 @@ from supervisor_rolling.core.errors import SocketsError
 from supervisor_rolling.core.guard_state import GuardState
 from supervisor_rolling.core.natural_order import natural
 from supervisor_rolling.core.policy import Config, Policy, PortRule
-from supervisor_rolling.core.ports import ports_for
+from supervisor_rolling.core.ports import are_shared, ports_for
 from supervisor_rolling.core.process import Incarnation, Process
 from supervisor_rolling.core.snapshot import Snapshot
 from supervisor_rolling.listener.contracts import Sockets
@@ -90,8 +90,9 @@ class CrashGuard:
         shared = self._shared(policy.group)
         without = [name for name in processes if not found[name] and not policy.ports.auto]
         sharing = [name for name, endpoints in found.items() if not shared.isdisjoint(endpoints)]
+        is_by_design = policy.ports.auto and are_shared(found.values())
         self._complain(policy.group, "finds no port for", without)
-        self._complain(policy.group, "gives a port of another process to", sharing)
+        self._complain(policy.group, "gives a port of another process to", [] if is_by_design else sharing)
         return {name: () if name in sharing else endpoints for name, endpoints in found.items()} if sharing else found
 
     def _shared(self, group: str) -> frozenset[Endpoint]:

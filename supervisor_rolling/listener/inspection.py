@@ -108,7 +108,7 @@ def _group(name: str, pids: Mapping[str, int]) -> InspectedGroup:
             {process: tuple(ports[pid]) for process, pid in pids.items()},
             {process: tuple(unix[pid]) for process, pid in pids.items()},
         )
-        if unfit(found) or found.is_without_sockets:
+        if unfit(found) or not found.needs_gate:
             return found
         listening = sockets.listeners([those[0] for those in found.ports.values()][:MAX_ASKED])
     except SocketsError as error:

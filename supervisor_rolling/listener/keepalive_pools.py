@@ -72,6 +72,6 @@ class KeepalivePools:
 def is_for_pools(rollout: Rollout, *ways: str) -> bool:
     """Whether a load balancer's pool is dealt with, in one of these ways of ``drain.keepalive``. HAProxy's is not: it
     sends nothing to a server that drains. Without ports there is none."""
-    if rollout.gate.backend == "haproxy" or rollout.policy.ports.none:
+    if rollout.gate.backend == "haproxy" or not rollout.policy.ports.are_own:
         return False
     return not ways or rollout.policy.drain.keepalive in ways

@@ -18,7 +18,7 @@ from supervisor_rolling.core.endpoint import Endpoint, tcp, tcp_ports
 from supervisor_rolling.core.errors import SocketsError
 from supervisor_rolling.core.port_use import Holder, PortUse
 from supervisor_rolling.core.ports import overlap
-from supervisor_rolling.listener.system import procfs
+from supervisor_rolling.listener.system import accepting, procfs
 from supervisor_rolling.listener.system.sock_diag import (
     ANSWERABLE,
     CLOSE_WAIT,
@@ -66,6 +66,24 @@ class KernelSockets:
         """See ``Sockets.unix_of``."""
         held, listening = procfs.inodes_of(pids), procfs.listening_unix()
         return {pid: tuple(sorted(listening[inode] for inode in held[pid] & listening.keys())) for pid in pids}
+
+    def accepts(self, pid: int) -> bool:
+        """See ``Sockets.accepts``."""
+        family = list(procfs.family_of(pid))
+        held = frozenset().union(*map(procfs.own_inodes, family))
+        tcp_listening = [one for one in tcp_sockets((LISTEN,)) if one.inode]
+        ports = {one.port for one in tcp_listening if one.inode not in held}
+        listening = held & {*(one.inode for one in tcp_listening), *procfs.listening_unix()}
+        inherited = listening & procfs.own_inodes(procfs.parent_of(pid))
+        beside_others = {one.inode for one in tcp_listening if one.inode in held and one.port in ports}
+        try:
+            return accepting.accepts(family, inherited or beside_others or listening)
+        except PermissionError as error:
+            raise SocketsError(f"Cannot see whether process {pid} accepts connections: {error}") from error
+
+    def memory_files_of(self, pid: int) -> Sequence[str]:
+        """See ``Sockets.memory_files_of``."""
+        return procfs.memory_files_of(pid)
 
     def wrappers_of(self, ports: Mapping[int, Collection[int]]) -> Mapping[int, Wrapper]:
         """See ``Sockets.wrappers_of``."""

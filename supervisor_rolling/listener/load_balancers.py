@@ -48,8 +48,8 @@ class LoadBalancers:
 
     def are_read(self, policy: Policy, endpoints: Endpoints, backend: str, since: float) -> bool:
         """Whether everything was read at ``since`` or later; begins to read it. With HAProxy's gate it makes no
-        difference what connects to the ports, and none sends to a group without ports."""
-        if policy.ports.none:
+        difference what connects to the ports, and a group without ports of its own has none that could tell."""
+        if not policy.ports.are_own:
             return True
         every = _every(endpoints) if backend != HAPROXY else ()
         is_read = self._balancers.read(policy.balancer, since) is not None
@@ -71,7 +71,7 @@ class LoadBalancers:
         """The policy, with ``min_ready_seconds: auto`` as the load balancer's configuration, or its gate, asks for."""
         if not policy.min_ready_auto:
             return policy
-        if policy.ports.none:
+        if not policy.ports.are_own:
             return replace(policy, min_ready_seconds=0.0, min_ready_read=True)
         read = (self._balancers.last_read(policy.balancer), self._clients.last_found(policy.group))
         known = self._known.get(policy.group)

@@ -9,13 +9,14 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from supervisor_rolling.core.checks import clients, conntrack, nginx, processes, settings, workers
+from supervisor_rolling.core.checks import clients, conntrack, nginx, processes, settings, shared, workers
 from supervisor_rolling.core.checks.processes import Listening, Wrapper, is_up
 from supervisor_rolling.core.endpoint import Endpoints, tcp
 from supervisor_rolling.core.errors import ConfigError, GateError, RollingError, SocketsError
 from supervisor_rolling.core.observation import Observation
-from supervisor_rolling.core.policy import Config, Policy
-from supervisor_rolling.core.ports import ports_for
+from supervisor_rolling.core.own_warmup import result_of
+from supervisor_rolling.core.policy import Config, Policy, PortRule
+from supervisor_rolling.core.ports import are_shared, ports_for
 from supervisor_rolling.core.preflight_report import Finding, Report, Settings, Severity, error_if
 from supervisor_rolling.core.process import Process
 from supervisor_rolling.core.rollout import Rollout
@@ -101,10 +102,21 @@ class Preflight:
         if request.kind == "check":
             findings = (*_invalid(config, request.group), *self._of_metrics(config.metrics.listen))
         try:
-            endpoints = self._endpoints(policy_of(config, request.group), there, known, held)
+            policy = policy_of(config, request.group)
+            if policy.ports.auto and (request.settings.is_fcgi or self._are_shared(there)):
+                policy = replace(policy, ports=PortRule(shared=True))
+                config = replace(config, groups={**config.groups, policy.group: policy})
+            endpoints = self._endpoints(policy, there, known, held)
         except RollingError as error:
             return Draft(config, {}, error, findings)
         return Draft(config, endpoints, None, findings)
+
+    def _are_shared(self, there: Mapping[str, Process]) -> bool:
+        """Whether processes of the group accept on one socket: a port or, where they have none, a unix socket."""
+        pids = [process.pid for process in there.values() if process.pid]
+        ports = self._sockets.ports_of(pids) if len(pids) > 1 else {}
+        unix = self._sockets.unix_of(pids) if ports and not any(ports.values()) else {}
+        return are_shared(ports.values()) or are_shared(unix.values())
 
     def _endpoints(
         self, policy: Policy, there: Mapping[str, Process], known: Endpoints, held: Collection[str]
@@ -175,13 +187,19 @@ class Preflight:
         skipped: list[str] = []
         listening = self._listening(rollout, observed, skipped)
         found += processes.findings(rollout, observed, listening, given)
-        found += workers.listening(rollout.group, listening.ports, listening.families)
+        ports = rollout.policy.ports
+        if ports.none:
+            found += workers.listening(rollout.group, listening.ports, listening.families)
+        if ports.shared:
+            found += self._of_shared_socket(rollout, observed)
+            checked.append("ports: shared, nothing is closed")
         has_ports = any(member.endpoints for member in rollout.members)
         checked.append(f"{len(rollout.members)} processes{' and their ports' if has_ports else ''}")
         skipped += _starting(rollout, observed)
         if given.processes:
             found += settings.findings(given, rollout.policy)
-            found += workers.findings(rollout.group, listening.families, given, rollout.policy.drain.signal)
+            work = "job" if ports.none else "request"
+            found += workers.findings(rollout.group, listening.families, given, rollout.policy.drain.signal, work)
             checked.append("supervisord's settings")
         if has_ports:
             if not any(finding.where == "gate" for finding in found):
@@ -191,6 +209,12 @@ class Preflight:
         checked.append("which users can change the files that the listener executes")
         found += self._probes.untrusted_files(rollout.policy)
         return Report(rollout.group, tuple(found), tuple(checked), tuple(skipped))
+
+    def _of_shared_socket(self, rollout: Rollout, observed: Observation) -> Iterator[Finding]:
+        """Whether its application warms itself up: that of one process tells."""
+        up = [observed.processes[m.name].pid for m in rollout.members if is_up(m, observed.processes)]
+        result = result_of(self._sockets.memory_files_of(up[0])) if up else None
+        yield from shared.findings(rollout.group, rollout.policy.warmup, result is not None)
 
     def _listening(self, rollout: Rollout, observed: Observation, skipped: list[str]) -> Listening:
         """What can be seen of it. Which ports accept can be seen without rights; which process has them cannot, where

@@ -211,9 +211,9 @@ class RolloutRequests:
         return True
 
     def _verify(self, waiting: _Waiting, draft: Draft, group: str) -> None:
-        """Once for a request. A group without ports needs no gate."""
+        """Once for a request. A group without ports of its own needs no gate."""
         policy = draft.config.groups.get(group)
-        if not waiting.is_verified and not (policy and policy.ports.none):
+        if not waiting.is_verified and (policy is None or policy.ports.are_own):
             self._gatekeeper.verify(draft.config.gate)
         waiting.is_verified = True
 

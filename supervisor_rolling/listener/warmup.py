@@ -1,4 +1,5 @@
-"""Warms processes up over HTTP, through their closed gates; those without a port by the operator's commands alone.
+"""Warms processes up over HTTP, through their closed gates; those without a port of their own by the operator's
+commands alone. One that shares its socket is ready when it accepts, and says itself what its own warm-up came to.
 
 A warm-up runs in a thread of its own, so that a slow one delays neither the others nor a lease; ``tend`` is given which
 processes shall be warm and returns how far each is. First the port has to accept connections, then ``ready`` is
@@ -17,6 +18,7 @@ deadline does not run while a process waits for that (``WarmupStatus.queued``).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -29,6 +31,7 @@ from urllib3.exceptions import HTTPError, ReadTimeoutError
 
 from supervisor_rolling.core.errors import SocketsError
 from supervisor_rolling.core.jobs import WarmupJob, WarmupStatus
+from supervisor_rolling.core.own_warmup import result_of
 from supervisor_rolling.core.policy import WarmupRequest
 from supervisor_rolling.core.ports import foreign_text
 from supervisor_rolling.core.protocol_detection import H2_PREFACE, HTTP_2, TLS, may_be_http, not_http_text, spoken
@@ -154,6 +157,7 @@ class _Warmup(threading.Thread):
         self.dropped = threading.Event()
         self._group = own.partition(":")[0]
         self._port = job.endpoints[0].port if job.endpoints else 0
+        self._path = job.policy.socket.replace("{name}", own.partition(":")[2]) if job.is_shared else ""
         self._address = ""
         self._sockets = sockets
         self._slots = slots
@@ -197,6 +201,12 @@ class _Warmup(threading.Thread):
             self._warm_by_requests()
         else:
             self._until_command_succeeds()
+        if self._path:
+            self._queue()
+            with open_session(self.job.bypass, self._wire, self._path) as session:
+                self._send_all(session)
+        if self.job.is_shared and not self.job.policy.ready.hook.command:
+            self._until_it_accepts()
         if self.job.hook.command:
             left = max(0.0, self._deadline - time.monotonic())
             why = run_command(self.job.hook, self.job.variables, self.dropped, left)
@@ -232,6 +242,19 @@ class _Warmup(threading.Thread):
             if self._is_late() and self.status.why:  # it was cut off, and says less than the run before
                 reason = Reason(self.status.code, self.status.why)
             self._wait(reason, began, COMMAND_EVERY)
+
+    def _until_it_accepts(self) -> None:
+        """Wait until a process accepts on the socket that it shares, and read what its own warm-up came to. Where that
+        cannot be seen it is ready when it is RUNNING."""
+        began = time.monotonic()
+        with contextlib.suppress(SocketsError):
+            while not self._sockets.accepts(self.job.pid):
+                self._wait(Reason("warmup.accepts", "does not accept connections on its shared socket"), began)
+        result = result_of(self._sockets.memory_files_of(self.job.pid))
+        if result and result.problem:
+            raise _NotWarmError(Reason("warmup.in_process", f"{result.problem} (its own warm-up)"))
+        if result:
+            self._set(requests=result.requests, first_ms=result.first_ms, last_ms=result.last_ms)
 
     # --- the port
 
@@ -375,6 +398,8 @@ class _Warmup(threading.Thread):
 
     @property
     def _host(self) -> str:
+        if self._path:
+            return "localhost"
         return f"[{self._address}]:{self._port}" if ":" in self._address else f"{self._address}:{self._port}"
 
     def _begin(self, session: requests.Session, request: WarmupRequest) -> requests.Response:

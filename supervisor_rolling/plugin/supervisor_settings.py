@@ -22,6 +22,7 @@ def settings_of(supervisord: Any, group: str) -> Settings:
         tuple(_process(process.config) for process in groups[group].processes.values()),
         tuple(_listener(name, found) for name, found in groups.items() if gets_doorbell(found)),
         sum(len(found.processes) for found in groups.values()),
+        hasattr(groups[group].config, "socket_config"),
     )
 
 

@@ -46,6 +46,12 @@ class FakeSockets:
     def unix_of(self, pids: Collection[int]) -> dict[int, tuple[str, ...]]:
         return dict.fromkeys(pids, ())
 
+    def accepts(self, pid: int) -> bool:
+        return True
+
+    def memory_files_of(self, pid: int) -> list[str]:
+        return []
+
     def wrappers_of(self, ports: Mapping[int, Collection[int]]) -> dict[int, Wrapper]:
         return {}
 

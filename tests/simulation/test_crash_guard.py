@@ -53,6 +53,12 @@ class Kernel:
     def unix_of(self, pids: Collection[int]) -> dict[int, tuple[str, ...]]:
         return {}
 
+    def accepts(self, pid: int) -> bool:
+        return True
+
+    def memory_files_of(self, pid: int) -> list[str]:
+        return []
+
     def wrappers_of(self, ports: Mapping[int, Collection[int]]) -> dict[int, Wrapper]:
         return {}
 

@@ -171,7 +171,7 @@ def test_group_may_have_no_ports() -> None:
 def test_group_without_ports_cannot_be_sent_requests(key: str, where: str) -> None:
     (found,) = problems(f"groups: {{app: {{ports: none, {key}}}}}")
     assert found.startswith(
-        f"rolling.yaml:1: groups.app.{where}: sends a request, and with ports: none there is no port. Fix: "
+        f"rolling.yaml:1: groups.app.{where}: sends a request, and with ports: none no process has a port of its own. "
     )
 
 
@@ -196,9 +196,30 @@ def test_key_for_ports_is_refused_without_ports(key: str) -> None:
 @pytest.mark.parametrize("key", ["timeout: 600", "on_timeout: fail"])
 def test_drain_time_of_workers_needs_a_signal(key: str) -> None:
     (found,) = problems(f"groups: {{app: {{ports: none, drain: {{{key}}}}}}}")
-    assert "has no effect with ports: none without drain.signal: its stop is the drain of a worker. Fix: " in found
+    assert "has no effect with ports: none without drain.signal: its stop is the drain. Fix: " in found
     assert found.endswith("set stopwaitsecs in supervisord.conf to the longest job")
     assert problems(f"groups: {{app: {{ports: none, drain: {{signal: USR1, {key}}}}}}}") == []
+
+
+def test_shared_ports_take_a_warm_up_inside_the_process() -> None:
+    text = "groups: {app: {ports: shared, warmup: {socket: '/run/{name}.sock', ready: /health, headers: {Host: a}}}}"
+    found = parse(text, "f").groups["app"]
+    assert (found.ports, found.is_guarded, found.warmup.socket) == (PortRule(shared=True), False, "/run/{name}.sock")
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("ports: shared, drain: {keepalive: nginx}", "drain.keepalive: has no effect with ports: shared"),
+        ("ports: shared, drain: {request: /drain}", "drain: sends a request, and with ports: shared no process has"),
+        ("ports: shared, drain: {timeout: 5}", "drain.timeout: has no effect with ports: shared without drain.signal"),
+        ("ports: none, warmup: {socket: /run/a}", "warmup.socket: is used with ports: shared only"),
+        ("ports: 'app-(.*)', warmup: {socket: /run/a}", "warmup.socket: is used with ports: shared only"),
+    ],
+)
+def test_key_that_shared_ports_cannot_use_is_refused(key: str, text: str) -> None:
+    (found,) = problems(f"groups: {{app: {{{key}}}}}")
+    assert text in found
 
 
 def test_guard_that_is_off_may_stay_without_ports() -> None:

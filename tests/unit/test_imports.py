@@ -232,11 +232,16 @@ def test_decider_reaches_no_adapter(module: str) -> None:
     assert {name: by for name, by in found.items() if named(name, (IMPURE | HEAVY) - {"logging"})} == {}
 
 
-@pytest.mark.parametrize("module", under("draining", "wsgi", "asgi"))
+@pytest.mark.parametrize("module", under("draining", "in_process", "wsgi", "asgi"))
 def test_application_modules_need_only_the_stdlib(module: str) -> None:
     found = reach([module]).keys()
     assert {name.partition(".")[0] for name in found - MODULES} <= STDLIB
-    assert found & MODULES <= {PACKAGE, *under("draining", "wsgi", "asgi")}
+    assert found & MODULES <= {
+        PACKAGE,
+        *under("draining", "in_process", "wsgi", "asgi"),
+        *under("core.own_warmup"),
+        f"{PACKAGE}.core",
+    }
 
 
 def test_only_main_imports_adapters_and_assembly() -> None:

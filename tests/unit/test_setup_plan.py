@@ -257,6 +257,14 @@ def test_half_of_the_sections_refuses() -> None:
     assert f"{MAIN} has [{RPCINTERFACE}] but no [{LISTENER}]" in text
 
 
+def test_shared_socket_needs_no_gate() -> None:
+    web = InspectedGroup("web", {"web-0": (80,), "web-1": (80,)})
+    plan = make_plan(HOST, replace(SEEN, gate="", groups=(web,)), [])
+    assert "    ports: shared          # they accept on one socket, so nothing is closed\n" in plan.files[-1].text
+    assert [line for line in plan.seen if line.startswith("web: ")] == ["web: 2 processes, which share their socket"]
+    assert not any("gates" in line for line in plan.advice)
+
+
 @pytest.mark.parametrize(
     ("group", "why"),
     [
@@ -264,7 +272,8 @@ def test_half_of_the_sections_refuses() -> None:
         (InspectedGroup("x"), "no process runs"),
         (InspectedGroup("x", problem="hidden"), "hidden"),
         (InspectedGroup("x", {"a": (80,)}), "it has one process"),
-        (InspectedGroup("x", {"a": (80,), "b": (80, 81)}), "a, b share port 80"),
+        (InspectedGroup("x", {"a": (80,), "b": (80, 81)}), ""),
+        (InspectedGroup("x", {"a": (), "b": ()}, {"a": ("/run/x",), "b": ("/run/x",)}), ""),
         (InspectedGroup("x", {"a": (80,), "b": ()}, {"b": ("/run/b",)}), "b listens on /run/b and on no TCP port"),
     ],
 )

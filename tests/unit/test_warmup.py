@@ -11,7 +11,7 @@ import ssl
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -149,6 +149,9 @@ class Told:
         self._addresses = addresses
         self._ports = ports
         self._others = others
+        self.accepting: set[int] = set()
+        self.hides = False
+        self.memory_files: list[str] = []
 
     def unix_of(self, pids: Collection[int]) -> dict[int, tuple[str, ...]]:
         return {}
@@ -178,6 +181,14 @@ class Told:
     def ports_of(self, pids: Collection[int]) -> Mapping[int, tuple[int, ...]]:
         return {pid: self._ports(pid) for pid in pids}
 
+    def accepts(self, pid: int) -> bool:
+        if self.hides:
+            raise SocketsError("hidden")
+        return pid in self.accepting
+
+    def memory_files_of(self, pid: int) -> Sequence[str]:
+        return self.memory_files
+
 
 class Warmer:
     """HttpWarmups, tended until something has come of it."""
@@ -189,12 +200,15 @@ class Warmer:
         others: Callable[[int, int], tuple[Holder, ...]] = lambda port, pid: (),
     ) -> None:
         self.changed = threading.Event()
-        self.warmups = HttpWarmups(Told(addresses, ports, others), self.changed.set)
+        self.sockets = Told(addresses, ports, others)
+        self.warmups = HttpWarmups(self.sockets, self.changed.set)
+        self.is_shared = False
 
     def tend(self, port: int, pid: int = PID, bypass: str = "mark", **policy: Any) -> WarmupStatus:
         ready = Ready(policy.pop("ready", ""), Hook(tuple(policy.pop("command", ()))))
         endpoints = (tcp(port),) if port else ()
-        job = WarmupJob(pid, endpoints, WarmupPolicy(**{"timeout": DEADLINE, "ready": ready, **policy}), bypass)
+        warmup = WarmupPolicy(**{"timeout": DEADLINE, "ready": ready, **policy})
+        job = WarmupJob(pid, endpoints, warmup, bypass, is_shared=self.is_shared)
         return self.warmups.tend("app", {NAME: job})[NAME]
 
     def until_over(self, port: int, **details: Any) -> WarmupStatus:
@@ -275,6 +289,87 @@ def test_process_without_port_is_warm_when_its_command_succeeds(warmer: Warmer, 
     warmup_status = warmer.until_over(0, command=counting_command(tmp_path / "ready", 2))
     assert (warmup_status.state, warmup_status.requests, warmup_status.why) == ("warm", 0, "")
     assert warmer.until_over(0, pid=PID + 1).state == "warm", "without a command at once"
+
+
+@pytest.fixture
+def sharing(warmer: Warmer) -> Warmer:
+    """Of processes that share their socket."""
+    warmer.is_shared = True
+    return warmer
+
+
+def test_process_that_shares_its_socket_is_warm_when_it_accepts(sharing: Warmer) -> None:
+    assert stays(lambda: sharing.tend(0).state == "warming", 0.3)
+    assert sharing.tend(0).why == "does not accept connections on its shared socket"
+    sharing.sockets.accepting.add(PID)
+    sharing.sockets.memory_files = ["other", "supervisor_rolling warm-up: 3 requests, 81.5 to 2.0 ms"]
+    found = sharing.until_over(0)
+    assert (found.state, found.requests, found.first_ms, found.last_ms) == ("warm", 3, 81.5, 2.0)
+
+
+def test_process_that_never_accepts_is_late_and_named(sharing: Warmer) -> None:
+    found = sharing.until_over(0, timeout=0.5)
+    assert (found.state, found.code) == ("late", "warmup.accepts")
+
+
+def test_failed_warm_up_inside_the_process_is_named(sharing: Warmer) -> None:
+    sharing.sockets.accepting.add(PID)
+    done, failed = "1 requests, 1.0 to 1.0 ms", "failed: GET / answered 500"
+    sharing.sockets.memory_files = [f"supervisor_rolling warm-up: {text}" for text in (done, failed)]
+    found = sharing.until_over(0)
+    assert (found.state, found.code, found.why) == (
+        "failed",
+        "warmup.in_process",
+        "GET / answered 500 (its own warm-up)",
+    )
+
+
+def test_what_cannot_be_seen_or_has_a_command_needs_not_accept(sharing: Warmer, tmp_path: Path) -> None:
+    assert sharing.until_over(0, command=counting_command(tmp_path / "ready", 1)).state == "warm"
+    sharing.sockets.hides = True
+    assert sharing.until_over(0, pid=PID + 1).state == "warm"
+
+
+def test_second_socket_is_sent_the_requests(server: Server, sharing: Warmer, tmp_path: Path) -> None:
+    """A relay from a unix socket to the server: it boots late."""
+    sharing.sockets.accepting.add(PID)
+    server.answer = lambda asked: 404 if asked.path == "/missing" else 200
+    policy: dict[str, Any] = {"socket": str(tmp_path / "{name}.sock"), "ready": "/health", "requests": gets("/a", "/b")}
+    assert stays(lambda: sharing.tend(0, **policy).state == "warming", 0.2)
+    with relay(tmp_path / f"{NAME.partition(':')[2]}.sock", server.port):
+        found = sharing.until_over(0, **policy)
+        assert (found.state, found.requests, server.lines) == ("warm", 2, ["GET /health", "GET /a", "GET /b"])
+        assert server.asked[0].headers["Host"] == "localhost"
+        failed = sharing.until_over(0, pid=PID + 1, **{**policy, "requests": gets("/missing")})
+    assert (failed.state, "GET /missing" in failed.why) == ("failed", True)
+
+
+@contextlib.contextmanager
+def relay(path: Path, port: int) -> Iterator[None]:
+    """Passes each connection to a unix socket on to a port."""
+
+    def pump(source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+    def serve() -> None:
+        with contextlib.suppress(OSError), contextlib.ExitStack() as kept:
+            while True:
+                one = kept.enter_context(listening.accept()[0])
+                other = kept.enter_context(socket.create_connection(("127.0.0.1", port)))
+                for pair in ((one, other), (other, one)):
+                    threading.Thread(target=pump, args=pair, daemon=True).start()
+
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(path))
+        listening.listen()
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield
+        listening.shutdown(socket.SHUT_RDWR)
+        thread.join()
 
 
 def test_command_that_never_succeeds_is_late_and_named(warmer: Warmer, tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""Findings about processes without ports: a stop has to let them finish the job that they do."""
+"""Findings about processes whose stop is their drain, workers and those that share a socket: it has to let them finish
+the job or the request that they do."""
 
 from __future__ import annotations
 
@@ -27,24 +28,23 @@ def listening(group: str, ports: Mapping[str, Sequence[int]], families: Mapping[
 
 
 def findings(
-    group: str, families: Mapping[str, Wrapper], settings: Settings, drain_signal: str = ""
+    group: str, families: Mapping[str, Wrapper], settings: Settings, drain_signal: str = "", work: str = "job"
 ) -> Iterator[Finding]:
     """What is wrong with the way in which they are stopped. ``families``: each process by its name, with its
-    descendants as ``inner``."""
+    descendants as ``inner``. ``work``: what they finish."""
     known = {one.name: one for one in settings.processes}
     for name in sorted(families.keys() & known.keys(), key=natural):
         where, worker = f"{group}:{name}", families[name]
         if drain_signal and drain_signal not in worker.caught:
-            yield _deaf(where, worker, drain_signal)
-        yield from _of_worker(where, worker, known[name])
+            yield _deaf(where, worker, drain_signal, work)
+        yield from _of_worker(where, worker, known[name], work)
 
 
-def _deaf(where: str, worker: Wrapper, signal: str) -> Finding:
+def _deaf(where: str, worker: Wrapper, signal: str, work: str) -> Finding:
     """That ``drain.signal`` does not make it finish its job."""
-    then = "ends it at once, in the middle of a job" if worker.dies_of(signal) else "does not make it exit"
-    fix = (
-        "handle the signal: finish the job, then exit; or remove drain.signal, so that its stopsignal asks it to finish"
-    )
+    then = f"ends it at once, in the middle of a {work}" if worker.dies_of(signal) else "does not make it exit"
+    by_stop = "or remove drain.signal, so that its stopsignal asks it to finish"
+    fix = f"handle the signal: finish the {work}, then exit; {by_stop}"
     if worker.is_shell and worker.inner:
         then, fix = f"does not reach {worker.inner[0]}, its child", "start the worker with exec, as the last command"
     return Finding(
@@ -52,15 +52,15 @@ def _deaf(where: str, worker: Wrapper, signal: str) -> Finding:
     )
 
 
-def _of_worker(where: str, worker: Wrapper, setting: ProcessSettings) -> Iterator[Finding]:
+def _of_worker(where: str, worker: Wrapper, setting: ProcessSettings, work: str) -> Iterator[Finding]:
     signal = setting.stopsignal or DEFAULT_SIGNAL
     if signal in worker.ignored:
         yield Finding(
             "supervisor.stopsignal",
             where,
             f"ignores SIG{signal}, its stopsignal: supervisord kills it after {setting.stopwaitsecs:g} s, in the "
-            "middle of a job",
-            "set stopsignal to the signal at which it finishes its job and exits",
+            f"middle of a {work}",
+            f"set stopsignal to the signal at which it finishes its {work} and exits",
         )
     elif worker.is_shell and worker.inner and not setting.stopasgroup:
         yield Finding(
@@ -74,10 +74,10 @@ def _of_worker(where: str, worker: Wrapper, setting: ProcessSettings) -> Iterato
         yield Finding(
             "supervisor.stopsignal",
             where,
-            f"has no handler for SIG{signal}, its stopsignal: a stop ends it at once, in the middle of a job",
-            "handle the signal: finish the job, then exit; or set stopsignal to one that it handles",
+            f"has no handler for SIG{signal}, its stopsignal: a stop ends it at once, in the middle of a {work}",
+            f"handle the signal: finish the {work}, then exit; or set stopsignal to one that it handles",
         )
-    elif setting.stopasgroup and (pool := worker.inner[worker.is_shell :]):  # without a shell's child
+    elif work == "job" and setting.stopasgroup and (pool := worker.inner[worker.is_shell :]):  # without a shell's child
         yield Finding(
             "supervisor.stopasgroup",
             where,

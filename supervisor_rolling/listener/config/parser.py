@@ -68,7 +68,7 @@ _DURATION = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?) ?([a-z]*)")
 
 _PORTS_FIX = (
     r"write a regex with one group around the port, such as 'app-(\d+)', or a map of process names to ports, or auto; "
-    "or none, where no load balancer sends to them"
+    "or shared, where they accept on one socket, or none, where no load balancer sends to them"
 )
 _HOOK_FIX = (
     "write a list of arguments, the first of which is the full path of a program, such as [/srv/app/notify, done]"
@@ -80,7 +80,7 @@ _NO_PORT_FIXES = {
 }
 _KEYS_OF_PORTS = {
     "drain": ("min_seconds", "keepalive", "idle_after"),
-    "warmup": ("headers", "proxies"),
+    "warmup": ("proxies",),
     "guard": ("max_closed",),
     "balancer": ("nginx", "retries"),
 }
@@ -319,8 +319,8 @@ def _ports(entry: Entry) -> PortRule:
     if entry.is_mapping:
         return PortRule(by_name=_ports_by_name(entry))
     pattern = entry.text(_PORTS_FIX)
-    if pattern in ("auto", "none"):
-        return PortRule(auto=pattern == "auto", none=pattern == "none")
+    if pattern in ("auto", "none", "shared"):
+        return PortRule(auto=pattern == "auto", none=pattern == "none", shared=pattern == "shared")
     try:
         groups = re.compile(pattern).groups
     except (re.error, ValueError, OverflowError, RecursionError) as error:
@@ -401,20 +401,25 @@ def _check_drain(entries: Mapping[str, Entry], values: Mapping[str, Any]) -> Non
 
 
 def _check_policy(entries: Mapping[str, Entry], values: Mapping[str, Any]) -> None:
-    """Without a port there is nothing to request, no connection, and nothing to close."""
-    rule, drain, warmup = values.get("ports"), values.get("drain"), values.get("warmup")
-    if rule is None or not rule.none:
+    """Without a port of its own a process cannot be closed, and its connections are not known to be its own."""
+    rule, drain, warmup = values.get("ports", Policy.ports), values.get("drain"), values.get("warmup")
+    if warmup and warmup.socket and rule and not (rule.shared or rule.auto):
+        entries["warmup"].entries["socket"].wrong_name("is used with ports: shared only", "remove it")
+    if rule is None or rule.are_own:
         return
-    for name, asks in (("drain", drain and drain.request), ("warmup", warmup and _asks_http(warmup))):
+    kind = "none" if rule.none else "shared"
+    for name, asks in (("drain", drain and drain.request), ("warmup", rule.none and warmup and _asks_http(warmup))):
         if asks:
-            entries[name].wrong("sends a request, and with ports: none there is no port", _NO_PORT_FIXES[name])
+            why = f"sends a request, and with ports: {kind} no process has a port of its own"
+            entries[name].wrong(why, _NO_PORT_FIXES[name])
     valid = {name: entries[name] for name, value in values.items() if value is not None}
-    for entry in _written(valid, _KEYS_OF_PORTS):
-        entry.wrong_name("has no effect with ports: none", "remove it")
+    keys = {**_KEYS_OF_PORTS, "warmup": ("headers", "proxies")} if rule.none else _KEYS_OF_PORTS
+    for entry in _written(valid, keys):
+        entry.wrong_name(f"has no effect with ports: {kind}", "remove it")
     for entry in _written(valid, _KEYS_OF_SIGNAL) if drain and not drain.signal else ():
         entry.wrong_name(
-            "has no effect with ports: none without drain.signal: its stop is the drain of a worker",
-            "remove it, and set stopwaitsecs in supervisord.conf to the longest job",
+            f"has no effect with ports: {kind} without drain.signal: its stop is the drain",
+            f"remove it, and set stopwaitsecs in supervisord.conf to the longest {'job' if rule.none else 'request'}",
         )
 
 

@@ -34,11 +34,11 @@ class Wire:
     first = b""  # the first bytes that the latest one has received
 
 
-def open_session(bypass: str, wire: Wire) -> requests.Session:
-    """A session for plain HTTP that passes a closed gate."""
+def open_session(bypass: str, wire: Wire, path: str = "") -> requests.Session:
+    """A session for plain HTTP that passes a closed gate. ``path``: of a unix socket, to which all requests go."""
     session = requests.Session()
     session.trust_env = False  # a proxy variable would send the requests elsewhere
-    session.mount("http://", _Adapter(bypass, wire))
+    session.mount("http://", _Adapter(bypass, wire, path))
     return session
 
 
@@ -92,18 +92,22 @@ class _Socket(socket.socket):
 
 
 class _Adapter(HTTPAdapter):
-    def __init__(self, bypass: str, wire: Wire) -> None:
+    def __init__(self, bypass: str, wire: Wire, path: str) -> None:
         self._bypass = bypass
+        self._path = path
         self._wire = wire
         super().__init__()
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **options: Any) -> None:
         """As an HTTPAdapter's, with connections of our own."""
-        wire = self._wire
+        wire, path = self._wire, self._path
 
         class Connection(HTTPConnection):
             def connect(self) -> None:
-                super().connect()
+                if path:
+                    self.sock = _connected(path, self.timeout)
+                else:
+                    super().connect()
                 assert self.sock is not None
                 timeout = self.sock.gettimeout()
                 self.sock = _Socket(fileno=self.sock.detach())
@@ -115,6 +119,17 @@ class _Adapter(HTTPAdapter):
 
         super().init_poolmanager(connections, maxsize, block, **options, **_passing(self._bypass))
         self.poolmanager.pool_classes_by_scheme = {"http": Pool}
+
+
+def _connected(path: str, timeout: object) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.settimeout(timeout if isinstance(timeout, float) else None)
+        connection.connect(path)
+    except OSError:
+        connection.close()
+        raise
+    return connection
 
 
 def _passing(bypass: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from supervisor_rolling.core.errors import SocketsError
 from supervisor_rolling.core.port_use import Holder
 from supervisor_rolling.core.text import printable
 
-_GONE = (FileNotFoundError, ProcessLookupError)
+GONE = (FileNotFoundError, ProcessLookupError)
 _ACCEPTS, _STREAM = 0x10000, 1  # __SO_ACCEPTCON, SOCK_STREAM
 
 
@@ -31,8 +31,8 @@ def inodes_of(pids: Collection[int]) -> dict[int, frozenset[int]]:
 def own_inodes(pid: int) -> frozenset[int]:
     """The inodes of the sockets that this process itself holds open. Raises SocketsError where /proc hides them."""
     try:
-        links = [_link(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")]
-    except _GONE:
+        links = [link(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")]
+    except GONE:
         return frozenset()
     except PermissionError as error:
         if has_ended(pid):
@@ -55,6 +55,19 @@ def listening_unix() -> dict[int, str]:
     }
 
 
+def memory_files_of(pid: int) -> list[str]:
+    """The names of the memory files (memfd_create) that a process or a descendant of it holds open, as far as /proc
+    shows them."""
+    names: list[str] = []
+    for one in family_of(pid):
+        with contextlib.suppress(*GONE, PermissionError):
+            links = [link(f"/proc/{one}/fd/{fd}") for fd in os.listdir(f"/proc/{one}/fd")]
+            names += [
+                found[len("/memfd:") :].removesuffix(" (deleted)") for found in links if found.startswith("/memfd:")
+            ]
+    return names
+
+
 def name_of(pid: int) -> str:
     """The name of a process (comm), made printable, since a process can choose it. Empty where the process is gone."""
     return printable(_read(pid, "comm").strip())
@@ -64,7 +77,7 @@ def program_of(pid: int) -> str:
     """The name of the file that a process runs, for a script that of its interpreter; empty where it is hidden."""
     try:
         return os.path.basename(os.readlink(f"/proc/{pid}/exe")).removesuffix(" (deleted)")
-    except (*_GONE, PermissionError):
+    except (*GONE, PermissionError):
         return ""
 
 
@@ -151,7 +164,7 @@ def children_of_all() -> dict[int, list[int]]:
     # /proc/PID/task/*/children would be less to read, but misses some while processes end.
     children: dict[int, list[int]] = {}
     for pid in all_pids():
-        with contextlib.suppress(*_GONE, PermissionError):  # hidepid: a hidden process has no parent here
+        with contextlib.suppress(*GONE, PermissionError):  # hidepid: a hidden process has no parent here
             children.setdefault(parent_of(pid), []).append(pid)
     return children
 
@@ -165,7 +178,7 @@ def has_ended(pid: int) -> bool:
     """Whether a process is gone or a zombie: it then holds nothing, and only root may read its files."""
     try:
         return _stat(pid)[0] in (b"Z", b"X")
-    except _GONE:
+    except GONE:
         return True
     except PermissionError:  # hidepid
         return False
@@ -182,12 +195,12 @@ def _read(pid: int, name: str) -> str:
     try:
         with open(f"/proc/{pid}/{name}", encoding="utf-8", errors="replace") as file:
             return file.read()
-    except (*_GONE, PermissionError):
+    except (*GONE, PermissionError):
         return ""
 
 
-def _link(path: str) -> str:
+def link(path: str) -> str:
     try:
         return os.readlink(path)
-    except _GONE:  # closed in between
+    except GONE:  # closed in between
         return ""
