@@ -17,6 +17,7 @@ from supervisor_rolling.core.process_states import ALIVE, NOT_UP
 from supervisor_rolling.core.reason import Reason
 from supervisor_rolling.core.rollout import Interruption, Member, Rollout, Stage
 from supervisor_rolling.core.share import limit_for
+from supervisor_rolling.core.spares import with_spares
 from supervisor_rolling.core.text import listed
 from supervisor_rolling.core.timeline import noted, with_availability
 
@@ -41,6 +42,8 @@ def begin(
     members = tuple(_member(processes[name], endpoints.get(name, ()), failed.get(name), observed.at) for name in names)
     limit = limit_for(policy.max_unavailable, sum(member.selected for member in members))
     rollout = Rollout(number, policy.group, policy, members, limit, gate, started_at=observed.at)
+    rollout = with_spares(rollout, processes)
+    _require_known_spares(rollout)
     return with_availability(replace(rollout, min_available=len(members)), in_service(rollout, observed), observed.at)
 
 
@@ -67,13 +70,14 @@ def narrowed(rollout: Rollout, names: tuple[str, ...]) -> Rollout:
     stopped."""
     if not names:
         return rollout
-    stopped = " ".join(f"{rollout.group}:{m.name}" for m in rollout.members if m.name in names and not m.selected)
+    left = [member for member in rollout.members if member.name in names and not member.selected]
+    stopped = " ".join(f"{rollout.group}:{member.name}" for member in left)
     if stopped:
         raise RefusedError(
             f"{stopped} is stopped, and is left stopped. Fix: supervisorctl start {stopped}", "rollout.stopped"
         )
     members = tuple(replace(member, selected=member.selected and member.name in names) for member in rollout.members)
-    return replace(rollout, members=members)
+    return replace(rollout, members=members, to_replace=len(names) if rollout.capacity else 0)
 
 
 def resumed(rollout: Rollout, previous: Rollout, processes: Mapping[str, Process]) -> Rollout:
@@ -93,6 +97,7 @@ def resumed(rollout: Rollout, previous: Rollout, processes: Mapping[str, Process
         started_at=previous.started_at,
         interruptions=(*previous.interruptions, Interruption(previous.ended_at, rollout.started_at, previous.why)),
         levels=(*previous.levels, *rollout.levels),
+        to_replace=previous.to_replace,
         min_available=min(rollout.min_available, previous.min_available),
     )
 
@@ -103,12 +108,15 @@ def check_not_last_serving(rollout: Rollout, processes: Mapping[str, Process]) -
     selected = {member.name for member in rollout.members if member.selected}
     if rollout.may_stop_all or len(running) != 1 or running[0] not in selected:
         return
+    if any(member.spare for member in rollout.members):
+        return
     if processes[running[0]].state not in ALIVE:
         return
     raise RefusedError(
         f"{rollout.group}:{running[0]} is the only process of {rollout.group} that serves: requests would fail while "
-        "it restarts. Fix: start another one, or accept an outage: supervisorctl rolling_restart "
-        f"{rollout.group} --force",
+        "it restarts. Fix, one of: a spare process (numprocs=2 and process_name=%(program_name)s-%(process_num)d in "
+        "supervisord.conf, surge: 1 in rolling.yaml); the reload of gunicorn or uWSGI itself: supervisorctl signal HUP "
+        f"{rollout.group}:{running[0]}; or accept an outage: supervisorctl rolling_restart {rollout.group} --force",
         "rollout.last_serving",
     )
 
@@ -172,6 +180,17 @@ def _require_running(group: str, processes: Mapping[str, Process]) -> None:
         raise RefusedError(
             f"all processes of {group} are stopped: there is nothing to replace. Fix: supervisorctl start {group}:*",
             "rollout.stopped",
+        )
+
+
+def _require_known_spares(rollout: Rollout) -> None:
+    """Raise ConfigError where it is not known which port of a spare is to be closed."""
+    unknown = [m.name for m in rollout.members if m.spare and not m.endpoints and rollout.policy.ports.are_own]
+    if unknown:
+        raise ConfigError(
+            f"groups.{rollout.group}.ports is auto, and {listed(unknown)} is stopped (surge): its port is not known. "
+            r"Fix: write the ports as a regex, such as 'app-(\d+)', or as a map",
+            "config.ports",
         )
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from supervisor_rolling.core import guard, machine
+from supervisor_rolling.core import guard, machine, spares
+from supervisor_rolling.core.actions import Action
 from supervisor_rolling.core.endpoint import Endpoint, Endpoints, tcp_ports
 from supervisor_rolling.core.guard_state import GuardState
 from supervisor_rolling.core.observation import Observation
@@ -22,6 +23,15 @@ class Group:
     guard_state: GuardState | None
     observed: Observation
     endpoints: Endpoints  # of each guarded process
+
+    def actions(self, closed: Mapping[Endpoint, float]) -> list[Action]:
+        """The commands for supervisord now; ``closed`` is what the gate said after the rollout was recorded."""
+        of_rollout = machine.actions(self.rollout, self.observed, closed) if self.rollout else ()
+        is_rolling = self.rollout is not None and self.rollout.status is Status.RUNNING
+        if self.guard_state is None or is_rolling:
+            return list(of_rollout)
+        policy, guarded = self.guard_state.policy, self.guard_state.guarded
+        return [*of_rollout, *spares.surplus(policy, guarded, self.observed, self.endpoints, closed)]
 
     def with_event(self, change: Change) -> Group:
         """The group after an event of supervisord."""

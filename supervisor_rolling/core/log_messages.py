@@ -42,7 +42,7 @@ def standing_word(min_ready_known: bool) -> str:
 def summary(rollout: Rollout) -> str:
     """How a rollout has ended, or how far it is."""
     selected = [member for member in rollout.members if member.selected]
-    text = f"{sum(member.replaced for member in selected)} of {len(selected)} replaced"
+    text = f"{sum(member.replaced for member in selected)} of {rollout.total} replaced"
     if rollout.status is not Status.RUNNING:
         word = standing_word(is_min_ready_known(rollout.policy))
         text += f" in {active(rollout, rollout.ended_at):.1f} s, at least {rollout.min_available} {word}"

@@ -14,11 +14,11 @@ Every process of the group is a member, with a stage (``stages.py``)::
     RESTARTING ─▶ WARMING     the new process has a pid
                ─▶ DRAINING    it still runs and its port was open meanwhile; or another client stopped it first
                ─▶ FAILED      it does not stop, or does not start
-               ─▶ OPEN        it was stopped manually, or is gone from supervisord's configuration
+               ─▶ OPEN        it was stopped manually, is gone from supervisord's configuration, or is a spare now
     WARMING    ─▶ READY       it is warm, and RUNNING
                ─▶ WARMING     another client restarts it
                ─▶ FAILED      it does not become warm, or exits for good
-               ─▶ OPEN        it was stopped manually, or is gone from supervisord's configuration
+               ─▶ OPEN        it was stopped manually, is gone from supervisord's configuration, or an aborted spare
     READY      ─▶ OPEN        it was ready for min_ready_seconds; it exits; or it was stopped manually
                ─▶ WARMING     another client restarts it
     FAILED     ─▶ DRAINING    the next rollout replaces it, and it runs
@@ -63,7 +63,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
-from supervisor_rolling.core import hook_steps
+from supervisor_rolling.core import hook_steps, spares
 from supervisor_rolling.core.actions import Action
 from supervisor_rolling.core.availability import (
     available,
@@ -131,9 +131,11 @@ def actions(rollout: Rollout, observed: Observation, closed: Mapping[Endpoint, f
     """The commands for supervisord now; ``closed`` is what the gate said after the rollout was recorded."""
     draining = [member for member in rollout.members if member.stage is Stage.DRAINING]
     restarting = [member for member in rollout.members if member.stage is Stage.RESTARTING]
+    failed_spares = [member for member in rollout.members if spares.is_to_stop(member, rollout, observed)]
     found = (
         *(drain_signal(member, rollout, observed, closed) for member in draining),
-        *(restart_action(member, observed, closed) for member in restarting),
+        *(restart_action(member, observed, closed) for member in restarting if member not in failed_spares),
+        *(spares.stop_action(member, observed) for member in failed_spares),
     )
     return tuple(action for action in found if action)
 
@@ -208,13 +210,15 @@ def _extend_deadline(member: Member, observed: Observation) -> Member:
 def _admit(rollout: Rollout, observed: Observation) -> Rollout:
     """Let members leave OPEN as long as there is room, the next one first."""
     replaced = sum(member.replaced for member in rollout.members)
-    places = (1 if replaced < rollout.policy.canary else rollout.limit) - _under_way(rollout)
+    places = (1 if replaced < rollout.policy.canary else rollout.limit) - _under_way(rollout, observed)
     if rollout.paused or places <= 0 or _is_stopping(rollout):
         return rollout
     serving, counted = available(rollout, observed), sum(is_counted(member, observed) for member in rollout.members)
     leaving: dict[str, Member] = {}
     for member in _candidates(rollout, observed):
         has_room = counted - serving < rollout.limit and (serving > 1 or rollout.may_stop_all)
+        if rollout.capacity:
+            has_room = serving > rollout.capacity
         if len(leaving) >= places or (is_serving(member, observed) and not has_room):
             break
         leaving[member.name] = _leave(member, observed)
@@ -239,7 +243,7 @@ def _leave(member: Member, observed: Observation) -> Member:
         stopped_at=0.0,
         killed=False,
         deaths=0,
-        timing=Timing(),
+        timing=member.timing if member.spare else Timing(),
         lingering_connections=0,
         oldest_lingering=(),
         requests=0,
@@ -253,6 +257,7 @@ def _leave(member: Member, observed: Observation) -> Member:
 def _candidates(rollout: Rollout, observed: Observation) -> list[Member]:
     """The members that are still to be replaced and can be, the next one first."""
     waiting = [member for member in _waiting(rollout) if _can_leave(member, observed)]
+    waiting += spares.to_start(rollout, observed)
     return sorted(waiting, key=lambda member: (is_serving(member, observed), natural(member.name)))
 
 
@@ -273,7 +278,7 @@ def _can_leave(member: Member, observed: Observation) -> bool:
 
 
 def _finish(rollout: Rollout, observed: Observation) -> Rollout:
-    if _under_way(rollout):
+    if _under_way(rollout, observed):
         return replace(rollout, stuck_since=0.0)
     waiting = [m for m in (*_waiting(rollout), *_being_stopped(rollout, observed)) if not is_left_stopped(m, observed)]
     if _is_stopping(rollout) or not waiting:
@@ -337,8 +342,8 @@ def _is_stopping(rollout: Rollout) -> bool:
     return rollout.aborting or sum(member.failed for member in rollout.members) > rollout.policy.max_failures
 
 
-def _under_way(rollout: Rollout) -> int:
-    return sum(member.stage in UNDER_WAY for member in rollout.members)
+def _under_way(rollout: Rollout, observed: Observation) -> int:
+    return sum(member.stage in UNDER_WAY or spares.is_to_stop(member, rollout, observed) for member in rollout.members)
 
 
 # --- after the end

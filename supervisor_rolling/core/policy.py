@@ -292,6 +292,11 @@ class Policy:
     guard: GuardPolicy = GuardPolicy()
     balancer: BalancerPolicy = BalancerPolicy()
     hooks: HooksPolicy = HooksPolicy()
+    #: So many processes of the group are spares: they are stopped between rollouts. A rollout starts a spare with the
+    #: new code, and stops an old process only when that one is open; what it has stopped is the next spare. So no fewer
+    #: serve than before, and ``max_unavailable`` has no effect. After a boot, which starts all, so many are stopped
+    #: again.
+    surge: Number = 0
     # min_ready_seconds: auto. The load balancer's configuration or its gate says how long; else the default.
     min_ready_auto: Annotated[bool, NOT_A_KEY] = True
     min_ready_read: Annotated[bool, NOT_A_KEY] = False  # min_ready_seconds is what these say

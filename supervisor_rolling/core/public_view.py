@@ -115,7 +115,7 @@ class RolloutView:
     waits_long: bool  # it has waited for 5 seconds or longer
     total: int  # processes to replace
     replaced: int  # processes that were replaced
-    size: int  # processes of the group
+    size: int  # processes of the group, without spares
     min_available: int  # processes that were available at any moment, at least
     min_ready_seconds: float  # seconds that a port is open before its process counts as available
     min_ready_auto: bool  # min_ready_seconds was read from the load balancer's configuration, not from rolling.yaml
@@ -182,9 +182,9 @@ def rollout_view(rollout: Rollout, now: float, detail: Detail = Detail.PROCESSES
         why=rollout.why,
         waits_for=rollout.waits_for if is_running else "",
         waits_long=rollout.waits_long and is_running,
-        total=len(selected),
+        total=rollout.total,
         replaced=sum(member.replaced for member in selected),
-        size=len(rollout.members),
+        size=rollout.capacity or len(rollout.members),
         min_available=rollout.min_available,
         min_ready_seconds=policy.min_ready_seconds,
         min_ready_auto=policy.min_ready_auto,

@@ -24,6 +24,7 @@ from supervisor_rolling.core.process_states import (
 )
 from supervisor_rolling.core.reason import Reason
 from supervisor_rolling.core.rollout import Member, Rollout, Stage
+from supervisor_rolling.core.spares import rested
 from supervisor_rolling.core.transitions import enter_stage, fail, with_failure
 
 
@@ -42,7 +43,10 @@ def restarting(member: Member, process: Process, rollout: Rollout, observed: Obs
         return fail(member, observed, Reason("restart.refused", f"supervisord refused to {refusal}"))
     if process.state == "STOPPING" and process.incarnation == member.old:
         return _stopping(member, process, rollout, observed)
-    return _starting(_stopped(member, process, rollout, observed), process, rollout, observed)
+    member = _stopped(member, process, rollout, observed)
+    if rollout.capacity and not member.spare and process.state == "STOPPED":
+        return rested(member, observed)
+    return _starting(member, process, rollout, observed)
 
 
 def restart_action(member: Member, observed: Observation, closed: Mapping[Endpoint, float]) -> Action | None:
@@ -88,7 +92,7 @@ def never_stopped(process: Process, waited: float) -> Reason:
 def _was_stopped_by_other(member: Member, process: Process) -> bool:
     """Whether another client stopped the old one before the rollout did, and may wait for that: the rollout must not
     start it. What an earlier failure has left STOPPED was so before it left."""
-    was_left_stopped = member.was_closed and not member.old_pid
+    was_left_stopped = (member.was_closed or member.spare) and not member.old_pid
     return process.is_stopped_by_other and process.spawned == member.old_spawned and not was_left_stopped
 
 
@@ -121,7 +125,7 @@ def _stopped(member: Member, process: Process, rollout: Rollout, observed: Obser
     if member.stopped_at or process.state in ALIVE or process.state == "STOPPING":
         return member
     took = observed.at - member.since
-    killed = 0 < process.stopwaitsecs <= process.stop_took
+    killed = 0 < process.stopwaitsecs <= process.stop_took and not member.spare  # a spare was stopped long before
     member = replace(member, stopped_at=observed.at, killed=killed, timing=replace(member.timing, stopped=took))
     return _killed(member, process, rollout) if killed else member
 

@@ -105,6 +105,7 @@ class Member:
     latencies: tuple[float, ...] = ()  # of the first requests of its warm-up, in ms
     statuses: tuple[int, ...] = ()  # of the same requests
     spawned: float = 0.0
+    spare: bool = False  # it is stopped, or is started as one more than served before (surge)
 
     @property
     def ports(self) -> tuple[int, ...]:
@@ -159,6 +160,13 @@ class Rollout:
     waits_for: str = ""  # the reason why nothing moves; empty: it moves
     waits_long: bool = False  # for some seconds already, so that it is worth a line
     interruptions: tuple[Interruption, ...] = ()  # other times are real ones; ``timeline.active`` leaves these out
+    capacity: int = 0  # with spares: never fewer serve, as long as none dies; 0: without
+    to_replace: int = 0  # with spares: the processes that were selected when it began
+
+    @property
+    def total(self) -> int:
+        """The processes to replace. While a spare runs beside the old ones, more are selected."""
+        return self.to_replace or sum(member.selected for member in self.members)
 
     @property
     def may_stop_all(self) -> bool:

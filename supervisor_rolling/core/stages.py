@@ -22,6 +22,7 @@ from supervisor_rolling.core.process_states import (
 from supervisor_rolling.core.reason import Reason
 from supervisor_rolling.core.restart import restarting
 from supervisor_rolling.core.rollout import Member, Rollout, Stage
+from supervisor_rolling.core.spares import opened, returned
 from supervisor_rolling.core.transitions import enter_stage, reason_after, with_failure
 from supervisor_rolling.core.warming import warming
 
@@ -46,6 +47,9 @@ def step(member: Member, rollout: Rollout, observed: Observation) -> Member:
         return _left_alone(member, observed, "was stopped manually, and is left stopped")
     if member.name in observed.dead and not _is_long_dead(member, rollout, observed):
         return member
+    sent_back = returned(member, process, rollout, observed)
+    if sent_back is not None:
+        return sent_back
     return _STEPS[member.stage](member, process, rollout, observed)
 
 
@@ -75,7 +79,7 @@ def _ready(member: Member, process: Process, rollout: Rollout, observed: Observa
     if not _is_as_opened(member, process) or observed.at - member.since < rollout.policy.min_ready_seconds:
         return _watch(member, process, observed)
     timing = replace(member.timing, ready=observed.at - member.since)
-    return replace(enter_stage(member, Stage.OPEN, observed), replaced=True, timing=timing)
+    return opened(replace(enter_stage(member, Stage.OPEN, observed), replaced=True, timing=timing))
 
 
 def _watch(member: Member, process: Process, observed: Observation) -> Member:

@@ -36,13 +36,13 @@ MEMBER: Table = {
         Stage.WARMING: "the new process has a pid",
         Stage.DRAINING: "it still runs and its port was open meanwhile; or another client stopped it first",
         Stage.FAILED: "it does not stop, or does not start",
-        Stage.OPEN: "it was stopped manually, or is gone from supervisord's configuration",
+        Stage.OPEN: "it was stopped manually, is gone from supervisord's configuration, or is a spare now",
     },
     Stage.WARMING: {
         Stage.READY: "it is warm, and RUNNING",
         Stage.WARMING: "another client restarts it",
         Stage.FAILED: "it does not become warm, or exits for good",
-        Stage.OPEN: "it was stopped manually, or is gone from supervisord's configuration",
+        Stage.OPEN: "it was stopped manually, is gone from supervisord's configuration, or an aborted spare",
     },
     Stage.READY: {
         Stage.OPEN: "it was ready for min_ready_seconds; it exits; or it was stopped manually",

@@ -198,11 +198,10 @@ def _state(rollout: View) -> str:
 def last_lines(rollout: View, processes_after: Sequence[View] = ()) -> list[str]:
     """How the rollout ended: how many were replaced, how long it took, the least that was available, and what to do
     next. ``processes_after``: the group as ``rolling.getProcesses`` has it now."""
-    group = len(rollout["processes"])
     head = {"failed": "FAILED: ", "aborted": "ABORTED: "}.get(rollout["status"], "")
     text = (
         f"{rollout['group']}: {head}{rollout['replaced']} of {rollout['total']} replaced in {rollout['seconds']:.1f} s"
-        f"{_compared(rollout)}, never fewer than {rollout['min_available']} of {group} "
+        f"{_compared(rollout)}, never fewer than {rollout['min_available']} of {rollout['size']} "
         f"{standing_word(rollout['min_ready_known'])}"
     )
     if rollout["status"] == "failed" or any(process["stage"] == "failed" for process in rollout["processes"]):

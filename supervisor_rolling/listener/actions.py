@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
-from supervisor_rolling.core import machine
 from supervisor_rolling.core.actions import Action, Outcome, Verb
 from supervisor_rolling.core.group import Group, draining
 from supervisor_rolling.core.process import Incarnation, Process
@@ -68,16 +67,17 @@ class Actions:
         return found
 
     def _due(self, group: Group) -> Sequence[Action]:
-        return machine.actions(group.rollout, group.observed, self._gatekeeper.closed_since) if group.rollout else ()
+        return group.actions(self._gatekeeper.closed_since)
 
     def _call(self, group: Group, actions: Sequence[Action]) -> None:
-        assert group.rollout is not None
-        outcomes = self._supervisor.action(group.rollout.group, actions) if actions else ()
+        holder = group.rollout or group.guard_state
+        assert holder is not None, "a group without either has no action"
+        outcomes = self._supervisor.action(holder.group, actions) if actions else ()
         for action, outcome in zip(actions, outcomes):
             if action.verb is Verb.SIGNAL:
-                self._note_signal(group.rollout.group, action, outcome)
+                self._note_signal(holder.group, action, outcome)
             else:
-                self._note_move(group.rollout, action, outcome)
+                self._note_move(holder.group, group.rollout, action, outcome)
 
     def _note_signal(self, group: str, action: Action, outcome: Outcome) -> None:
         """If it failed, the drain lasts as long as it would have without."""
@@ -94,13 +94,13 @@ class Actions:
         else:
             log.info("%s:%s: sent SIG%s (drain.signal)", group, action.name, action.signal)
 
-    def _note_move(self, rollout: Rollout, action: Action, outcome: Outcome) -> None:
-        verb, refusals = action.verb.value, self._refusals_of(rollout)
+    def _note_move(self, group: str, rollout: Rollout | None, action: Action, outcome: Outcome) -> None:
+        verb, refusals = action.verb.value, self._refusals_of(rollout) if rollout else {}
         refusals.pop(action.name, None)
         if outcome.already_stopped:
-            log.info("%s:%s: %s skipped: it was already stopped or restarted", rollout.group, action.name, verb)
+            log.info("%s:%s: %s skipped: it was already stopped or restarted", group, action.name, verb)
             return
         if outcome.why:
             refusals[action.name] = (action.incarnation.spawned, f"{verb} it: {outcome.why}")
         refused = f", refused: {outcome.why}" if outcome.why else ""
-        log.info("%s:%s: %s%s", rollout.group, action.name, verb, refused)
+        log.info("%s:%s: %s%s", group, action.name, verb, refused)

@@ -51,7 +51,7 @@ class CrashGuard:
         """Begin a reconcile, with the policies as they are now. Returns the groups that are to be guarded."""
         self._config = self._latest_config()
         groups = self._config.groups if self._config else {}
-        self._policies = {group: policy for group, policy in groups.items() if policy.is_guarded}
+        self._policies = {group: policy for group, policy in groups.items() if policy.is_guarded or policy.surge}
         return self._policies.keys()
 
     def ended(self, snapshot: Snapshot) -> list[str]:
@@ -85,6 +85,8 @@ class CrashGuard:
     def endpoints(self, guard_state: GuardState, processes: Mapping[str, Process]) -> Endpoints:
         """The endpoints of each process; none where they are not known: such a process cannot be guarded."""
         policy = guard_state.policy
+        if not policy.is_guarded:  # it is here for its spares alone
+            return dict.fromkeys(processes, ())
         found = self._listening(guard_state, processes) if policy.ports.auto else self._ruled(policy, processes)
         self._claims[policy.group] = Counter(one for endpoints in found.values() for one in endpoints)
         shared = self._shared(policy.group)
@@ -105,7 +107,8 @@ class CrashGuard:
     def _begun(self, policy: Policy, config: Config, processes: Mapping[str, Process], at: float) -> GuardState:
         empty = GuardState(policy.group, policy, config.gate)
         self._by_kernel.pop(policy.group, None)  # supervisord may have removed the group and added it anew
-        log.info("%s: the crash guard is on: no new process gets traffic before it is warm", policy.group)
+        if policy.is_guarded:
+            log.info("%s: the crash guard is on: no new process gets traffic before it is warm", policy.group)
         return guard.begin(empty, processes, self.endpoints(empty, processes), at)
 
     def _ruled(self, policy: Policy, processes: Mapping[str, Process]) -> Endpoints:

@@ -68,8 +68,9 @@ class ProcessTimes:
         times = self._times.setdefault(process.group.config.name, {}).setdefault(process.config.name, _Times())
         is_ours = process is self._ordered
         if isinstance(event, ProcessStateStartingEvent):
+            is_first = not times.started and not process.laststop and bool(getattr(process.config, "autostart", False))
             times.started, times.stopping_since = self._clock(), 0.0
-            if not is_ours and not times.is_restarted:
+            if not (is_ours or times.is_restarted or is_first):
                 times.started_by_other_at = times.started
         elif isinstance(event, ProcessStateStoppingEvent):
             times.stopping_since, times.is_by_rollout = self._clock(), is_ours
@@ -116,7 +117,7 @@ class ProcessTimes:
 
     def started_by_other_at(self, group: str, name: str) -> float:
         """The last ``attempt`` that another client than a rollout ordered; 0.0: none. A restart by supervisord itself
-        is not an order."""
+        is not an order, nor is its start at boot (autostart)."""
         return self._of(group, name).started_by_other_at
 
     def stop_took(self, group: str, name: str) -> float:

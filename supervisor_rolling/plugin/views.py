@@ -45,7 +45,7 @@ def holder_text(holder: Rollout | Request) -> str:
         return f"a rollout was asked for{by} a moment ago"
     selected = [member for member in holder.members if member.selected]
     replaced = sum(member.replaced for member in selected)
-    return f"rollout {holder.id}{by} has replaced {replaced} of {len(selected)}{', paused' if holder.paused else ''}"
+    return f"rollout {holder.id}{by} has replaced {replaced} of {holder.total}{', paused' if holder.paused else ''}"
 
 
 class ProcessViews:

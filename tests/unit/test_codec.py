@@ -54,10 +54,11 @@ gates = st.builds(GatePolicy, names, names, seconds, names, names, names)
 policies = st.builds(
     Policy,
     group=names,
-    ports=st.builds(PortRule, names, st.dictionaries(names, ports, max_size=2), st.booleans(), st.booleans()),
+    ports=st.builds(PortRule, names, st.dictionaries(names, ports, max_size=2), *[st.booleans()] * 3),
     max_unavailable=shares,
     canary=pids,
     max_failures=pids,
+    surge=pids,
     drain=st.builds(DrainPolicy, seconds, seconds, names, names, names, names, seconds),
     restart=st.builds(RestartPolicy, seconds, names),
     warmup=st.builds(
@@ -67,6 +68,7 @@ policies = st.builds(
         headers,
         st.lists(requests, max_size=2).map(tuple),
         st.tuples(names),
+        names,
     ),
     min_ready_seconds=seconds,
     guard=st.builds(GuardPolicy, st.booleans(), shares),
@@ -105,6 +107,7 @@ members = st.builds(
     latencies=st.lists(seconds, max_size=3).map(tuple),
     statuses=st.lists(st.integers(100, 599), max_size=3).map(tuple),
     spawned=seconds,
+    spare=st.booleans(),
 )
 rollouts = st.builds(
     Rollout,
@@ -134,6 +137,8 @@ rollouts = st.builds(
     interruptions=st.lists(st.builds(Interruption, seconds, seconds, names), max_size=2).map(tuple),
     prepared=st.booleans(),
     final_status=names,
+    capacity=pids,
+    to_replace=pids,
 )
 
 guarded = st.builds(
@@ -197,7 +202,7 @@ def test_json_is_ascii_and_survives_xmlrpc(found: tuple[Any, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "number"), [(Rollout, 27), (Member, 27), (GuardState, 4), (GuardedProcess, 15), (Policy, 15), (Timing, 5)]
+    ("kind", "number"), [(Rollout, 29), (Member, 28), (GuardState, 4), (GuardedProcess, 15), (Policy, 16), (Timing, 5)]
 )
 def test_new_field_is_drawn_in_the_round_trip(kind: Any, number: int) -> None:
     """Draw it above, then count it here."""

@@ -204,3 +204,15 @@ def test_event_of_process_without_group_is_ignored(lives: ProcessTimes):
     tell(lives, events.ProcessStateStoppedEvent, process)
     assert lives.attempt("app", "web_1", process) == 0.0
     assert not lives.stopped_on_request("app", "web_1")
+
+
+@pytest.mark.parametrize("autostart", [True, False])
+def test_start_at_boot_is_no_order_of_a_client(lives: ProcessTimes, clock: Clock, autostart: bool):
+    process = a_process()
+    process.config.autostart = autostart
+    tell(lives, events.ProcessStateStartingEvent, process)
+    assert (lives.started_by_other_at("app", "web_1") == 0.0) is autostart
+    tell(lives, events.ProcessStateStoppedEvent, process)
+    clock.now += 5
+    tell(lives, events.ProcessStateStartingEvent, process)
+    assert lives.started_by_other_at("app", "web_1") == clock.now

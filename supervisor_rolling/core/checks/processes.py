@@ -100,6 +100,8 @@ def is_up(member: Member, processes: Mapping[str, Process]) -> bool:
 def _down(group: str, member: Member, observed: Observation, listening: Listening) -> Iterator[Finding]:
     process, guarded = observed.processes[member.name], observed.guarded.get(member.name)
     where, state = f"{group}:{member.name}", observed.processes[member.name].state
+    if member.spare:
+        return
     if state in NOT_UP:
         text = f"is {state}: it serves no traffic, and a rollout leaves it stopped"
         if member.selected and member.stage is Stage.FAILED:

@@ -1,0 +1,130 @@
+"""Spare processes (``surge``): stopped between rollouts, so that a rollout starts a new one before it stops an old one.
+
+A rollout starts a spare with the new code, and only when that is warm and open, an old one drains and stops, and is the
+next spare. So capacity never falls below what it was, and a deploy that does not become warm costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from supervisor_rolling.core.actions import Action, Verb
+from supervisor_rolling.core.availability import state_of
+from supervisor_rolling.core.endpoint import Endpoint, Endpoints
+from supervisor_rolling.core.guard_state import GuardedProcess
+from supervisor_rolling.core.natural_order import natural
+from supervisor_rolling.core.observation import Observation
+from supervisor_rolling.core.policy import Policy
+from supervisor_rolling.core.process import Process
+from supervisor_rolling.core.process_states import ALIVE, NOT_UP
+from supervisor_rolling.core.rollout import Member, Rollout, Stage
+from supervisor_rolling.core.transitions import enter_stage
+
+Closed = Mapping[Endpoint, float]
+"""The endpoints that the gate says are closed, each with the moment since when."""
+
+AT_REST = ("STOPPED", "FATAL", "EXITED")
+"""The states of a process that can be a spare, the likeliest first."""
+
+WHY = "is the spare (surge)"
+
+SPAWN_TAKES = 0.2
+"""Seconds after which a new process gets a signal for certain: one that comes between fork and exec may be lost."""
+
+
+def with_spares(rollout: Rollout, processes: Mapping[str, Process]) -> Rollout:
+    """A new rollout with its spares, and the capacity that it keeps."""
+    surge = rollout.policy.surge
+    if not surge:
+        return rollout
+    resting = [member for member in rollout.members if processes[member.name].state in AT_REST]
+    resting.sort(key=lambda member: AT_REST.index(processes[member.name].state))
+    names = {member.name for member in resting[:surge]}
+    members = tuple(
+        replace(member, spare=True, selected=False, why=WHY) if member.name in names else member
+        for member in rollout.members
+    )
+    up = sum(processes[member.name].state not in (*NOT_UP, *AT_REST) for member in members)
+    capacity = max(1, min(up, len(members) - surge))
+    number = sum(member.selected for member in members)
+    return replace(rollout, members=members, capacity=capacity, limit=surge, to_replace=number)
+
+
+def to_start(rollout: Rollout, observed: Observation) -> list[Member]:
+    """The spares that are to be started: one for each old process that is still to be replaced, beyond those that
+    serve or soon will in addition to the capacity."""
+    old = sum(member.selected and not member.attempted for member in rollout.members)
+    coming = sum(_serves_or_will(member, observed) for member in rollout.members)
+    number = max(0, old - (coming - rollout.capacity))
+    return [member for member in rollout.members if is_resting(member, observed) and not member.failed][:number]
+
+
+def is_resting(member: Member, observed: Observation) -> bool:
+    """Whether it is a spare that is stopped."""
+    return member.spare and member.stage in (Stage.OPEN, Stage.FAILED) and state_of(member, observed) in AT_REST
+
+
+def returned(member: Member, process: Process, rollout: Rollout, observed: Observation) -> Member | None:
+    """A spare that an abort sends back, after one observation; None where the rollout goes on with it."""
+    if not (rollout.aborting and member.spare and member.stage in (Stage.RESTARTING, Stage.WARMING)):
+        return None
+    if process.state not in AT_REST:
+        return member
+    return replace(enter_stage(member, Stage.OPEN, observed), attempted=False, why=WHY)
+
+
+def rested(member: Member, observed: Observation) -> Member:
+    """An old process that has stopped: it is the next spare."""
+    return replace(
+        enter_stage(member, Stage.OPEN, observed), spare=True, selected=False, attempted=False, why=member.why or WHY
+    )
+
+
+def opened(member: Member) -> Member:
+    """A spare that has been opened is one of the group's processes."""
+    return replace(member, spare=False, selected=True, why="") if member.spare else member
+
+
+def is_to_stop(member: Member, rollout: Rollout, observed: Observation) -> bool:
+    """Whether a spare that runs is to be stopped: it has failed, or the rollout is aborted before it is open."""
+    if not member.spare or state_of(member, observed) in (*AT_REST, "UNKNOWN"):
+        return False
+    is_sent_back = rollout.aborting and member.stage in (Stage.RESTARTING, Stage.WARMING)
+    return is_sent_back or (member.stage is Stage.FAILED and member.failed)
+
+
+def stop_action(member: Member, observed: Observation) -> Action | None:
+    """The command to stop such a spare, where it has not been given yet."""
+    process = observed.processes[member.name]
+    if process.state == "STOPPING" or member.name in observed.dead:
+        return None
+    return Action(Verb.STOP, member.name, process.incarnation)
+
+
+def surplus(
+    policy: Policy, guarded: Iterable[GuardedProcess], observed: Observation, endpoints: Endpoints, closed: Closed
+) -> list[Action]:
+    """The commands to stop the processes beyond the group's capacity, as after a boot, which starts them all. Only what
+    supervisord started by itself is stopped, and only what no user misses: it boots, or it is known to be closed, or it
+    has no port of its own, and its stop is its drain. What is left running becomes a spare in the next rollout."""
+    processes = observed.processes
+    up = [p for p in processes.values() if p.state in ALIVE and p.started_by_other_at != p.spawned]
+    extra = len(up) - max(1, len(processes) - policy.surge)
+    if not policy.surge or extra <= 0:
+        return []
+    shut = {one.name for one in guarded if one.closed and one.endpoints and closed.keys() >= set(one.endpoints)}
+    found = [
+        process
+        for process in up
+        if process.name not in observed.dead and process.up_for >= SPAWN_TAKES
+        if process.state == "STARTING" or process.name in shut or not endpoints.get(process.name)
+    ]
+    found.sort(key=lambda process: natural(process.name), reverse=True)
+    return [Action(Verb.STOP, process.name, process.incarnation) for process in found[:extra]]
+
+
+def _serves_or_will(member: Member, observed: Observation) -> bool:
+    if member.stage is Stage.OPEN:
+        return state_of(member, observed) not in (*NOT_UP, *AT_REST)
+    return member.stage in (Stage.WARMING, Stage.READY) or (member.spare and member.stage is Stage.RESTARTING)
