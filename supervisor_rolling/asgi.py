@@ -81,7 +81,7 @@ class Warmed:
 
         try:
             await self._application(scope, receiving, sending)
-        except Exception:
+        except Exception:  # whatever an application without a lifespan raises
             if has_received:
                 raise
         if not has_received:  # it has no lifespan, such as Django's

@@ -44,7 +44,7 @@ class Request(NamedTuple):
 
 def requests_of(paths: Iterable[str], environment: Mapping[str, str] = os.environ) -> list[Request]:
     """The requests to send: a GET for each path or, without any, those of rolling.yaml for the group of this process.
-    None outside of supervisord. Raises ValueError where rolling.yaml cannot be used."""
+    None outside of supervisord. Raises ConfigError, ValueError or OSError where rolling.yaml cannot be used."""
     headers = {"Host": "localhost"}
     given = [Request("GET", path, headers) for path in paths]
     file, group = environment.get(VARIABLE, ""), environment.get("SUPERVISOR_GROUP_NAME", "")

@@ -106,9 +106,8 @@ def check_not_last_serving(rollout: Rollout, processes: Mapping[str, Process]) -
     """Raise RefusedError if the rollout would leave no process that serves, unless it is forced."""
     running = [name for name, process in processes.items() if process.state not in NOT_UP]
     selected = {member.name for member in rollout.members if member.selected}
-    if rollout.may_stop_all or len(running) != 1 or running[0] not in selected:
-        return
-    if any(member.spare for member in rollout.members):
+    has_spare = any(member.spare for member in rollout.members)
+    if rollout.may_stop_all or has_spare or len(running) != 1 or running[0] not in selected:
         return
     if processes[running[0]].state not in ALIVE:
         return

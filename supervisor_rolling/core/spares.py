@@ -57,12 +57,8 @@ def to_start(rollout: Rollout, observed: Observation) -> list[Member]:
     old = sum(member.selected and not member.attempted for member in rollout.members)
     coming = sum(_serves_or_will(member, observed) for member in rollout.members)
     number = max(0, old - (coming - rollout.capacity))
-    return [member for member in rollout.members if is_resting(member, observed) and not member.failed][:number]
-
-
-def is_resting(member: Member, observed: Observation) -> bool:
-    """Whether it is a spare that is stopped."""
-    return member.spare and member.stage in (Stage.OPEN, Stage.FAILED) and state_of(member, observed) in AT_REST
+    spares = [m for m in rollout.members if m.spare and not m.failed and m.stage in (Stage.OPEN, Stage.FAILED)]
+    return [member for member in spares if state_of(member, observed) in AT_REST][:number]
 
 
 def returned(member: Member, process: Process, rollout: Rollout, observed: Observation) -> Member | None:
@@ -107,18 +103,20 @@ def surplus(
 ) -> list[Action]:
     """The commands to stop the processes beyond the group's capacity, as after a boot, which starts them all. Only what
     supervisord started by itself is stopped, and only what no user misses: it boots, or it is known to be closed, or it
-    has no port of its own, and its stop is its drain. What is left running becomes a spare in the next rollout."""
+    has no port of its own, and its stop is its drain. What is left running becomes a spare in the next rollout.
+    ``endpoints``: not known where the group is not guarded."""
     processes = observed.processes
     up = [p for p in processes.values() if p.state in ALIVE and p.started_by_other_at != p.spawned]
     extra = len(up) - max(1, len(processes) - policy.surge)
     if not policy.surge or extra <= 0:
         return []
     shut = {one.name for one in guarded if one.closed and one.endpoints and closed.keys() >= set(one.endpoints)}
+    is_known = policy.is_guarded or not policy.ports.are_own
     found = [
         process
         for process in up
         if process.name not in observed.dead and process.up_for >= SPAWN_TAKES
-        if process.state == "STARTING" or process.name in shut or not endpoints.get(process.name)
+        if process.state == "STARTING" or process.name in shut or (is_known and not endpoints.get(process.name))
     ]
     found.sort(key=lambda process: natural(process.name), reverse=True)
     return [Action(Verb.STOP, process.name, process.incarnation) for process in found[:extra]]

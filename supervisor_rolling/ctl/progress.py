@@ -42,7 +42,7 @@ class PlainScreen:
     def __init__(self, output: Output, signs: Signs) -> None:
         self._output = output
         self._signs = signs
-        self._printed: set[tuple[str, bool]] = set()
+        self._printed: set[tuple[str, bool, bool]] = set()
         self._waits = False
         self._waits_printed: set[str] = set()  # since the last line of a process
 
@@ -60,8 +60,8 @@ class PlainScreen:
 
     def news(self, rollout: View) -> list[str]:
         """The lines of the processes that are done since the last call, and of a wait that has become long."""
-        done = [p for p in rollout["processes"] if is_done(p) and (p["name"], p["failed"]) not in self._printed]
-        self._printed.update((process["name"], process["failed"]) for process in done)
+        done = [p for p in rollout["processes"] if is_done(p) and _end(p) not in self._printed]
+        self._printed.update(map(_end, done))
         width = name_width(rollout)
         lines: list[str] = []
         for process in sorted(done, key=lambda process: -process["seconds"]):
@@ -74,6 +74,11 @@ class PlainScreen:
             self._waits_printed.add(text)
         self._waits = rollout["waits_long"]
         return lines
+
+
+def _end(process: View) -> tuple[str, bool, bool]:
+    """What a line says of it: a spare is named first, and replaced later."""
+    return process["name"], process["failed"], process["replaced"]
 
 
 class TerminalScreen(PlainScreen):

@@ -74,7 +74,7 @@ class KernelSockets:
         tcp_listening = [one for one in tcp_sockets((LISTEN,)) if one.inode]
         ports = {one.port for one in tcp_listening if one.inode not in held}
         listening = held & {*(one.inode for one in tcp_listening), *procfs.listening_unix()}
-        inherited = listening & procfs.own_inodes(procfs.parent_of(pid))
+        inherited = listening & procfs.own_inodes(procfs.parent_of(pid)) if listening else listening
         beside_others = {one.inode for one in tcp_listening if one.inode in held and one.port in ports}
         try:
             return accepting.accepts(family, inherited or beside_others or listening)

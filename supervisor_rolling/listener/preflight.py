@@ -103,36 +103,21 @@ class Preflight:
             findings = (*_invalid(config, request.group), *self._of_metrics(config.metrics.listen))
         try:
             policy = policy_of(config, request.group)
-            if policy.ports.auto and (request.settings.is_fcgi or self._are_shared(there)):
+            pids = [process.pid for process in there.values() if process.pid]
+            listening = self._sockets.ports_of(pids) if policy.ports.auto else {}
+            if policy.ports.auto and (request.settings.is_fcgi or self._are_shared(listening)):
                 policy = replace(policy, ports=PortRule(shared=True))
                 config = replace(config, groups={**config.groups, policy.group: policy})
-            endpoints = self._endpoints(policy, there, known, held)
+            endpoints = _endpoints(policy, there, listening, known, held)
         except RollingError as error:
             return Draft(config, {}, error, findings)
         return Draft(config, endpoints, None, findings)
 
-    def _are_shared(self, there: Mapping[str, Process]) -> bool:
-        """Whether processes of the group accept on one socket: a port or, where they have none, a unix socket."""
-        pids = [process.pid for process in there.values() if process.pid]
-        ports = self._sockets.ports_of(pids) if len(pids) > 1 else {}
-        unix = self._sockets.unix_of(pids) if ports and not any(ports.values()) else {}
+    def _are_shared(self, ports: Mapping[int, Sequence[int]]) -> bool:
+        """Whether processes accept on one socket: a port or, where they have none, a unix socket. ``ports``: of each
+        pid."""
+        unix = self._sockets.unix_of(list(ports)) if not any(ports.values()) else {}
         return are_shared(ports.values()) or are_shared(unix.values())
-
-    def _endpoints(
-        self, policy: Policy, there: Mapping[str, Process], known: Endpoints, held: Collection[str]
-    ) -> Endpoints:
-        if not policy.ports.auto:
-            return {name: tuple(map(tcp, ports_for(policy.ports, name))) for name in there}
-        asked = [
-            process.pid
-            for name, process in there.items()
-            if process.pid and (process.warm or name not in held or not known.get(name))
-        ]
-        listening = self._sockets.ports_of(asked)
-        return {
-            name: tuple(map(tcp, listening.get(process.pid, ()))) or known.get(name, ())
-            for name, process in there.items()
-        }
 
     def _inspect(self, subject: Subject) -> Report:
         rollout, found = subject.rollout, list(subject.findings)
@@ -309,6 +294,25 @@ class Preflight:
             yield gate_finding(error)
         except OSError as error:
             log.warning("the gate was not probed: no spare port could be used: %s", error, extra={"code": "gate.probe"})
+
+
+def _endpoints(
+    policy: Policy,
+    there: Mapping[str, Process],
+    listening: Mapping[int, Sequence[int]],
+    known: Endpoints,
+    held: Collection[str],
+) -> Endpoints:
+    """The endpoints of each process. ``listening``: the ports of each pid; not what counts for one that is kept closed
+    until it is warm."""
+    if not policy.ports.auto:
+        return {name: tuple(map(tcp, ports_for(policy.ports, name))) for name in there}
+    found = {
+        name: tuple(map(tcp, listening.get(process.pid, ())))
+        for name, process in there.items()
+        if process.warm or name not in held or not known.get(name)
+    }
+    return {name: found.get(name) or known.get(name, ()) for name in there}
 
 
 def policy_of(config: Config, group: str) -> Policy:

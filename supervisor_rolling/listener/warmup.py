@@ -60,6 +60,9 @@ RETRY_EVERY, RETRY_SHARE, RETRY_AT_MOST = 0.02, 0.05, 0.25
 FOREIGN_EVERY = 0.5
 """Seconds between two checks of a port that another process holds: each reads the open files of every process."""
 
+ACCEPTS_EVERY = 0.1
+"""Seconds between two looks whether a process accepts: each reads the parents of all processes."""
+
 NEWS_AFTER = 0.5
 """Seconds that a request has to be without an answer at the deadline to be named as the reason; for a request that was
 sent later, the reason is that of the attempt before."""
@@ -249,7 +252,8 @@ class _Warmup(threading.Thread):
         began = time.monotonic()
         with contextlib.suppress(SocketsError):
             while not self._sockets.accepts(self.job.pid):
-                self._wait(Reason("warmup.accepts", "does not accept connections on its shared socket"), began)
+                why = Reason("warmup.accepts", "does not accept connections on its shared socket")
+                self._wait(why, began, ACCEPTS_EVERY)
         result = result_of(self._sockets.memory_files_of(self.job.pid))
         if result and result.problem:
             raise _NotWarmError(Reason("warmup.in_process", f"{result.problem} (its own warm-up)"))

@@ -153,6 +153,12 @@ def test_boot_of_all_stops_the_surplus() -> None:
     assert ended(world).status is Status.DONE
 
 
+def test_boot_without_a_guard_stops_nothing_that_may_serve() -> None:
+    world = World(3, fast_policy(surge=1, guard=GuardPolicy(enabled=False)))
+    world.live(world.reconciler(), 10.0)
+    assert (states(world), world.lost) == (["RUNNING"] * 3, 0)
+
+
 def test_spare_that_an_operator_starts_keeps_running() -> None:
     world = spare_world(2)
     reconciler = world.live(world.reconciler(), 1.0)

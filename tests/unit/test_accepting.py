@@ -62,3 +62,4 @@ def test_process_that_is_gone_does_not_accept() -> None:
     with subprocess.Popen(["true"]) as process:
         process.wait()
     assert not accepting.accepts([process.pid], {1})
+    assert not KernelSockets().accepts(process.pid)

@@ -621,3 +621,11 @@ def test_same_wait_is_printed_again_after_a_process_line() -> None:
 def test_unknown_min_ready_seconds_count_open_processes():
     view = a_view(Member("app-1", (tcp(8001),), replaced=True), status=Status.DONE, policy=Policy("app", PortRule()))
     assert last_text(view).endswith("never fewer than 3 of 1 open")
+
+
+def test_spare_is_named_first_and_has_a_line_when_it_serves() -> None:
+    screen = PlainScreen(Output(io.StringIO()), UNICODE)
+    (app,) = waiting("app-1")
+    spare = replace(app, spare=True, selected=False, why="is the spare (surge)")
+    assert screen.news(a_view(spare)) == ["app-1  is the spare (surge)"]
+    assert screen.news(a_view(replace(app, replaced=True, pid=7))) == ["app-1  open"]

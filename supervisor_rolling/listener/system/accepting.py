@@ -13,7 +13,7 @@ import re
 import struct
 from collections.abc import Collection, Iterator
 
-from supervisor_rolling.listener.system.procfs import GONE, link
+from supervisor_rolling.listener.system.procfs import GONE, open_files
 
 _MACHINE = os.uname().machine
 _CALLS = {
@@ -35,15 +35,14 @@ def accepts(pids: Collection[int], inodes: Collection[int]) -> bool:
 
 
 def _accepts(pid: int, inodes: Collection[int]) -> bool:
+    files, wanted = open_files(pid), {f"socket:[{inode}]" for inode in inodes}
+    sockets = {fd for fd, file in files.items() if file in wanted}
+    if not sockets:
+        return False
+    polled = (_targets(pid, fd) for fd, file in files.items() if file == "anon_inode:[eventpoll]")
+    if any(not sockets.isdisjoint(targets) for targets in polled):
+        return True
     with contextlib.suppress(*GONE):
-        links = {int(fd): link(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
-        wanted = {f"socket:[{inode}]" for inode in inodes}
-        sockets = {fd for fd, link in links.items() if link in wanted}
-        if not sockets:
-            return False
-        polled = (_targets(pid, fd) for fd, link in links.items() if link == "anon_inode:[eventpoll]")
-        if any(not sockets.isdisjoint(targets) for targets in polled):
-            return True
         return any(not sockets.isdisjoint(_awaited(pid, task)) for task in os.listdir(f"/proc/{pid}/task"))
     return False
 

@@ -31,9 +31,7 @@ def inodes_of(pids: Collection[int]) -> dict[int, frozenset[int]]:
 def own_inodes(pid: int) -> frozenset[int]:
     """The inodes of the sockets that this process itself holds open. Raises SocketsError where /proc hides them."""
     try:
-        links = [link(f"/proc/{pid}/fd/{name}") for name in os.listdir(f"/proc/{pid}/fd")]
-    except GONE:
-        return frozenset()
+        links = open_files(pid).values()
     except PermissionError as error:
         if has_ended(pid):
             return frozenset()
@@ -42,6 +40,17 @@ def own_inodes(pid: int) -> frozenset[int]:
             "CAP_SYS_PTRACE, or name the ports in rolling.yaml instead of `ports: auto`"
         ) from error
     return frozenset(int(link[len("socket:[") : -1]) for link in links if link.startswith("socket:["))
+
+
+def open_files(pid: int) -> dict[int, str]:
+    """What the descriptors of this process itself refer to, such as ``socket:[4711]``; empty where the process is gone.
+    Raises PermissionError where /proc hides them."""
+    found: dict[int, str] = {}
+    with contextlib.suppress(*GONE):
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(*GONE):  # closed in between
+                found[int(name)] = os.readlink(f"/proc/{pid}/fd/{name}")
+    return found
 
 
 def listening_unix() -> dict[int, str]:
@@ -58,14 +67,11 @@ def listening_unix() -> dict[int, str]:
 def memory_files_of(pid: int) -> list[str]:
     """The names of the memory files (memfd_create) that a process or a descendant of it holds open, as far as /proc
     shows them."""
-    names: list[str] = []
+    files: list[str] = []
     for one in family_of(pid):
-        with contextlib.suppress(*GONE, PermissionError):
-            links = [link(f"/proc/{one}/fd/{fd}") for fd in os.listdir(f"/proc/{one}/fd")]
-            names += [
-                found[len("/memfd:") :].removesuffix(" (deleted)") for found in links if found.startswith("/memfd:")
-            ]
-    return names
+        with contextlib.suppress(PermissionError):
+            files += open_files(one).values()
+    return [file[len("/memfd:") :].removesuffix(" (deleted)") for file in files if file.startswith("/memfd:")]
 
 
 def name_of(pid: int) -> str:
@@ -196,11 +202,4 @@ def _read(pid: int, name: str) -> str:
         with open(f"/proc/{pid}/{name}", encoding="utf-8", errors="replace") as file:
             return file.read()
     except (*GONE, PermissionError):
-        return ""
-
-
-def link(path: str) -> str:
-    try:
-        return os.readlink(path)
-    except GONE:  # closed in between
         return ""
