@@ -39,6 +39,7 @@ With ``max_closed`` 50 % of 8 processes::
     8          0         none is warm and open, so all serve cold; when the first is warm, four of the others are closed
 
 * Those that a running rollout has closed count: with 3 of them, the guard closes one more. It opens none for them.
+* Those beyond the capacity of a group with spares (``surge``) are closed, drained and stopped; they count for nothing.
 * Those that supervisord will not start by itself (STOPPED, FATAL, …) are closed, and count for nothing.
 * What is closed stays closed before another is, the longest first, so that no port opens and closes without need.
 * A warm-up that failed is tried again after 5, 10, 20, 40, then every 60 seconds. A process that is open serves users
@@ -55,6 +56,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from supervisor_rolling.core import spares
 from supervisor_rolling.core.endpoint import Endpoint, Endpoints
 from supervisor_rolling.core.guard_state import GuardedProcess, GuardState
 from supervisor_rolling.core.hook_steps import warmup_job
@@ -111,6 +113,9 @@ def advance(
     check_guarded(known, found)
     if not found and not guard_state.guarded:
         return guard_state
+    is_rolling = rollout is not None and rollout.status is Status.RUNNING
+    resting = () if is_rolling else spares.to_rest(guard_state.policy, known.values(), observed)
+    found = {name: replace(one, spare=one.stage in COLD and name in resting) for name, one in found.items()}
     return replace(guard_state, guarded=_with_gates(found, guard_state, observed, endpoints, held))
 
 
@@ -150,7 +155,7 @@ def jobs(guard_state: GuardState) -> dict[str, WarmupJob]:
     return {
         guarded.name: warmup_job(guard_state, guarded)
         for guarded in guard_state.guarded
-        if guarded.stage is Stage.WARMING
+        if guarded.stage is Stage.WARMING and not guarded.spare
     }
 
 
@@ -295,9 +300,9 @@ def _with_gates(
     decided: list[GuardedProcess] = []
     for one in sorted(guarded.values(), key=lambda g: (not g.closed, g.since, natural(g.name))):
         process = observed.processes[one.name]
-        counts = one.stage in COLD and not _is_gone(process)
+        counts = one.stage in COLD and not _is_gone(process) and not one.spare
         is_room = count < limit if one.closed else count + by_rollout < limit
-        is_closed = one.stage in COLD and serves and (is_room or not counts)
+        is_closed = one.spare or (one.stage in COLD and serves and (is_room or not counts))
         count += counts and is_closed
         because = "" if is_closed else _open_text(guard_state, serves)
         if is_closed and not one.closed and one.stage is Stage.FAILED:
@@ -327,7 +332,9 @@ def _why(guarded: GuardedProcess, process: Process, because: str, observed: Obse
     """Why a process is guarded, for ``rolling_status``. ``because``: why it is open; empty where it is closed."""
     if guarded.stage not in COLD:
         return ""
-    if guarded.stage is Stage.DOWN:
+    if guarded.spare:
+        text = spares.WILL_REST
+    elif guarded.stage is Stage.DOWN:
         next_one = f"accepts traffic before it is warm, {because}" if because else "is kept closed until it is warm"
         held = observed.held.get(guarded.name)
         text = f"{state_text(process)}: its next process {next_one}{f'; {held}' if held else ''}"

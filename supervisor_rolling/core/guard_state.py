@@ -29,6 +29,7 @@ class GuardedProcess:
     code: str = ""  # of the problem
     why: str = ""  # the sentence for rolling_status
     spawned: float = 0.0
+    spare: bool = False  # it is beyond the capacity of a group with ``surge``: closed, not warmed, and soon stopped
 
     @property
     def incarnation(self) -> Incarnation:

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from supervisor_rolling.core.actions import Action, Verb
 from supervisor_rolling.core.availability import state_of
+from supervisor_rolling.core.drain import MIN_DRAIN
 from supervisor_rolling.core.endpoint import Endpoint, Endpoints
 from supervisor_rolling.core.guard_state import GuardedProcess
 from supervisor_rolling.core.natural_order import natural
@@ -28,6 +29,8 @@ AT_REST = ("STOPPED", "FATAL", "EXITED")
 """The states of a process that can be a spare, the likeliest first."""
 
 WHY = "is the spare (surge)"
+
+WILL_REST = "is to be the spare (surge): it is stopped when it has finished its requests"
 
 SPAWN_TAKES = 0.2
 """Seconds after which a new process gets a signal for certain: one that comes between fork and exec may be lost."""
@@ -98,28 +101,48 @@ def stop_action(member: Member, observed: Observation) -> Action | None:
     return Action(Verb.STOP, member.name, process.incarnation)
 
 
+def to_rest(policy: Policy, guarded: Iterable[GuardedProcess], observed: Observation) -> list[str]:
+    """The processes beyond the group's capacity, as after a boot, which starts them all. Only what supervisord started
+    by itself, and what serves least: not warm, chosen before, STARTING, the youngest, the last by name."""
+    up = [p for p in observed.processes.values() if p.state in ALIVE and p.started_by_other_at != p.spawned]
+    extra = len(up) - max(1, len(observed.processes) - policy.surge)
+    if not policy.surge or extra <= 0:
+        return []
+    chosen = {one.name for one in guarded if one.spare}
+    up.sort(key=lambda process: natural(process.name), reverse=True)
+    up.sort(key=lambda p: (p.warm, p.name not in chosen, p.state != "STARTING", p.up_for))
+    return [process.name for process in up[:extra]]
+
+
 def surplus(
     policy: Policy, guarded: Iterable[GuardedProcess], observed: Observation, endpoints: Endpoints, closed: Closed
 ) -> list[Action]:
-    """The commands to stop the processes beyond the group's capacity, as after a boot, which starts them all. Only what
-    supervisord started by itself is stopped, and only what no user misses: it boots, or it is known to be closed, or it
-    has no port of its own, and its stop is its drain. What is left running becomes a spare in the next rollout.
+    """The commands to stop those ``to_rest`` that no user misses: it boots, or it was closed and has drained, or it has
+    no port of its own, and its stop is its drain. What is left running becomes a spare in the next rollout.
     ``endpoints``: not known where the group is not guarded."""
-    processes = observed.processes
-    up = [p for p in processes.values() if p.state in ALIVE and p.started_by_other_at != p.spawned]
-    extra = len(up) - max(1, len(processes) - policy.surge)
-    if not policy.surge or extra <= 0:
-        return []
-    shut = {one.name for one in guarded if one.closed and one.endpoints and closed.keys() >= set(one.endpoints)}
+    ours = {one.name: one for one in guarded}
     is_known = policy.is_guarded or not policy.ports.are_own
-    found = [
-        process
-        for process in up
-        if process.name not in observed.dead and process.up_for >= SPAWN_TAKES
-        if process.state == "STARTING" or process.name in shut or (is_known and not endpoints.get(process.name))
+
+    def is_missed(process: Process) -> bool:
+        one = ours.get(process.name)
+        is_unreachable = process.state == "STARTING" or (is_known and not endpoints.get(process.name))
+        return not is_unreachable and not (one and _is_drained(one, policy, observed, closed))
+
+    found = [observed.processes[name] for name in to_rest(policy, ours.values(), observed)]
+    return [
+        Action(Verb.STOP, process.name, process.incarnation)
+        for process in found
+        if process.name not in observed.dead and process.up_for >= SPAWN_TAKES and not is_missed(process)
     ]
-    found.sort(key=lambda process: natural(process.name), reverse=True)
-    return [Action(Verb.STOP, process.name, process.incarnation) for process in found[:extra]]
+
+
+def _is_drained(one: GuardedProcess, policy: Policy, observed: Observation, closed: Closed) -> bool:
+    """Whether a spare that the guard has closed has no connection left, or has had the time of a drain for it."""
+    if not one.closed or not one.endpoints or not closed.keys() >= set(one.endpoints):
+        return False
+    waited = observed.at - max(closed[endpoint] for endpoint in one.endpoints)
+    is_left = observed.connections.get(one.name, 1)
+    return waited >= policy.drain.timeout or (waited >= MIN_DRAIN and not is_left)
 
 
 def _serves_or_will(member: Member, observed: Observation) -> bool:

@@ -11,6 +11,7 @@ from supervisor_rolling.core.drain import is_overdue
 from supervisor_rolling.core.endpoint import Endpoint
 from supervisor_rolling.core.gate_leaks import GateLeaks
 from supervisor_rolling.core.group import draining
+from supervisor_rolling.core.guard_state import GuardState
 from supervisor_rolling.core.lingering import MAX_SHOWN, oldest
 from supervisor_rolling.core.process_states import closed_since
 from supervisor_rolling.core.rollout import Member, Rollout
@@ -79,6 +80,15 @@ class DrainObserver:
             idle_for={m.name: min(found[one].idle_for for one in m.endpoints) for m in closing},
             opaque=frozenset(m.name for m in closing if self._pools.is_opaque(m)),
         )
+
+    def left_of_spares(self, guard_state: GuardState | None) -> dict[str, int]:
+        """The number of connections of each process that the guard has closed because it is to be the spare."""
+        spares = [one for one in guard_state.guarded if one.spare and one.closed] if guard_state else []
+        if not spares:
+            return {}
+        found = self._sockets.connections([end for one in spares for end in one.endpoints])
+        left = self._gatekeeper.in_flight(found) or {end: len(those.peers) for end, those in found.items()}
+        return {one.name: sum(left[end] for end in one.endpoints) for one in spares}
 
     def end(self) -> None:
         """Observe nothing any more."""

@@ -77,7 +77,7 @@ class Observer:
             closed=self._gatekeeper.closed_since,
             gate_problem=self._gatekeeper.problem,
             unclosed=drains.unclosed,
-            connections=drains.connections,
+            connections={**drains.connections, **self._drains.left_of_spares(guard_state)},
             oldest=drains.oldest,
             leaks=drains.leaks,
             reuses=drains.reuses,

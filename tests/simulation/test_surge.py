@@ -153,6 +153,37 @@ def test_boot_of_all_stops_the_surplus() -> None:
     assert ended(world).status is Status.DONE
 
 
+@pytest.mark.parametrize("takes", [0.05, 1.0, 9.0], ids=str)
+@pytest.mark.parametrize("kill_after", [0, 3, 4, 5, 6])
+def test_late_listener_drains_the_surplus_that_serves_already(takes: float, kill_after: int) -> None:
+    world = World(3, fast_policy(surge=1))
+    for process in world.processes.values():
+        process.spawned, process.warm_pid = world.now - 2.0, 0
+    world.connection_takes, world.kill_after = takes, kill_after
+    world.pass_time(1.0)
+    world.live(world.reconciler(), 1.0 + min(takes, 2.0))
+    assert states(world) == ["RUNNING", "RUNNING", "STOPPED"]
+    is_cut_off = takes > world.policy.drain.timeout
+    assert bool(world.lost) == is_cut_off, "what takes longer than drain.timeout is cut off, as in a rollout"
+    assert world.least_serving == 2
+
+
+def test_surplus_that_drains_takes_over_when_the_other_crashes() -> None:
+    world = World(2, fast_policy(surge=1))
+    for process in world.processes.values():
+        process.spawned, process.warm_pid = world.now - 2.0, 0
+    world.connection_takes = 1.5
+    world.pass_time(2.0)
+    reconciler = world.live(world.reconciler(), 0.5)
+    world.processes["app-1"].boot_takes = 3.0
+    world.crash("app-1")
+    world.live(reconciler, 0.5)
+    assert world.processes["app-2"].connections, "it is opened again"
+    world.live(reconciler, 10.0)
+    assert states(world) == ["STOPPED", "RUNNING"], "and serves from now on"
+    assert_open(world)
+
+
 def test_boot_without_a_guard_stops_nothing_that_may_serve() -> None:
     world = World(3, fast_policy(surge=1, guard=GuardPolicy(enabled=False)))
     world.live(world.reconciler(), 10.0)
