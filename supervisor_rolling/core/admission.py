@@ -89,6 +89,8 @@ def resumed(rollout: Rollout, previous: Rollout, processes: Mapping[str, Process
         id=previous.id,
         members=tuple(_carried(member, before.get(member.name), processes) for member in rollout.members),
         limit=previous.limit,
+        max_unavailable=previous.max_unavailable,
+        following=previous.following,
         force=previous.force,
         by=previous.by,
         user=previous.user,

@@ -123,6 +123,8 @@ class RolloutView:
     min_ready_known: bool  # false: the load balancer may avoid a new process for longer
     code: str = ""  # of why: supervisor_rolling help CODE says more; empty unless it failed
     listener: bool = True  # it is running; false: the rollout is stalled
+    following: tuple[str, ...] = ()  # the groups that are restarted after this one, in this order, when it is done
+    next_problem: str = ""  # why the first of them was not restarted; empty: nothing
     processes: tuple[MemberView, ...] = ()  # the processes of the group; empty in getHistory
     availability: tuple[AvailabilityView, ...] = ()  # how many processes were available; with the course only
     interruptions: tuple[InterruptionView, ...] = ()  # ends and resumes; with the course only
@@ -192,6 +194,8 @@ def rollout_view(rollout: Rollout, now: float, detail: Detail = Detail.PROCESSES
         min_ready_known=is_min_ready_known(policy),
         code=rollout.code,
         listener=listener,
+        following=rollout.following,
+        next_problem=rollout.next_problem,
         processes=tuple(member_view(member, now, began if has_course else None) for member in rollout.members)
         if detail is not Detail.SUMMARY
         else (),

@@ -162,6 +162,9 @@ class Rollout:
     interruptions: tuple[Interruption, ...] = ()  # other times are real ones; ``timeline.active`` leaves these out
     capacity: int = 0  # with spares: never fewer serve, as long as none dies; 0: without
     to_replace: int = 0  # with spares: the processes that were selected when it began
+    max_unavailable: str = ""  # as the client wants it, also for the groups that follow; empty: as the policy says
+    following: tuple[str, ...] = ()  # the groups that are to be restarted after this one, when it is done
+    next_problem: str = ""  # why the first of them was not; empty: nothing
 
     @property
     def total(self) -> int:

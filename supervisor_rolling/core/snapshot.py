@@ -28,6 +28,7 @@ class Request:
     began: float = 0.0  # Unix time
     number: int = 0  # of a history: the last so many rollouts, of all groups where ``group`` is empty
     rollout: str = ""  # of a record: the number of the rollout; empty: the last one
+    following: tuple[str, ...] = ()  # of a restart: the groups that are to be restarted after this one
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class SnapshotQuery:
     table: int = 0  # the number of the last process table that it got
     guarded: tuple[str, ...] = ()  # groups that it wants the processes of
     problem: str = ""  # what is wrong with rolling.yaml, for getListener
+    groups: tuple[str, ...] = ()  # those of rolling.yaml, in its order, likewise
 
 
 @dataclass(frozen=True)

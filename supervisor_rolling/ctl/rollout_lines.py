@@ -21,6 +21,10 @@ NOTABLE = 0.6
 """Seconds; a shorter stage is left out, so that a line fits 80 columns."""
 
 
+NOTHING_CHANGED = "Nothing was changed."
+"""The last line of a dry run."""
+
+
 class Signs(NamedTuple):
     """Characters that an output can show."""
 
@@ -132,7 +136,6 @@ def plan_lines(rollout: View) -> list[str]:
         *(f"{process['name']:<{width}}  {process['why'] or 'not selected'}" for process in others),
         *([f"It would take about {expected:.0f} s, as the last rollouts did."] if expected else []),
         *_min_ready_lines(rollout, len(selected)),
-        "Nothing was changed.",
     ]
 
 
@@ -209,6 +212,24 @@ def last_lines(rollout: View, processes_after: Sequence[View] = ()) -> list[str]
     why = [rollout["why"]] if rollout["why"] else []
     is_cut_short = rollout["aborting"] and rollout["replaced"] < rollout["total"]
     return [text, *why, *([continue_line(rollout["group"])] if is_cut_short else [])]
+
+
+def following_lines(rollout: View) -> list[str]:
+    """The groups that are restarted after this rollout, or why they were not."""
+    names = ", ".join(rollout["following"])
+    if rollout["next_problem"]:
+        return [f"Not restarted: {names}: {rollout['next_problem']}"]
+    if rollout["status"] in ("failed", "aborted"):
+        return [f"Not restarted: {names}. They follow when {rollout['group']} is resumed"] if names else []
+    return [f"Then: {names}"] if names and rollout["status"] == "running" else []
+
+
+def chain_line(ended: Sequence[View]) -> str:
+    """The summary of several groups, when the last rollout has ended."""
+    replaced = [rollout["group"] for rollout in ended if rollout["status"] == "done"]
+    seconds = sum(rollout["seconds"] for rollout in ended)
+    number = len(ended) + len(ended[-1]["following"])
+    return f"{len(replaced)} of {number} groups replaced in {seconds:.1f} s: {', '.join(replaced) or 'none'}"
 
 
 def continue_line(group: str) -> str:

@@ -12,7 +12,7 @@ from supervisor_rolling.core.natural_order import natural
 from supervisor_rolling.core.reason import see
 from supervisor_rolling.ctl.exit_status import DONE
 from supervisor_rolling.ctl.loaded_version import version_text
-from supervisor_rolling.ctl.rollout_lines import counted, draining_text, waits_text
+from supervisor_rolling.ctl.rollout_lines import counted, draining_text, following_lines, waits_text
 from supervisor_rolling.ctl.session import Session
 from supervisor_rolling.ctl.text_table import table
 from supervisor_rolling.ctl.usage import group_of, name_of
@@ -140,7 +140,7 @@ def _rollout_row(rollout: View) -> tuple[str, ...]:
     if state == "running":
         state = "aborting" if rollout["aborting"] else "paused" if rollout["paused"] else state
     replaced = f"{rollout['replaced']}/{rollout['total']}"
-    why = rollout["why"] or waits_text(rollout)
+    why = "; ".join(filter(None, [rollout["why"] or waits_text(rollout), *following_lines(rollout)]))
     return (rollout["group"], str(rollout["id"]), state, replaced, f"{rollout['seconds']:.1f} s", why)
 
 

@@ -82,7 +82,7 @@ def completions(
 
 
 def _names(command: Command, text: str, processes: Sequence[Mapping[str, str]]) -> list[str]:
-    if command.words == "+" and ":" in text:
+    if command.words == "*" and ":" in text:
         return sorted(f"{process['group']}:{process['name']}" for process in processes)
     return sorted({process["group"] for process in processes})
 

@@ -39,7 +39,7 @@ class Command:
     about: str
     usages: Sequence[tuple[str, str]]  # what follows the name, and what that does
     options: Sequence[Option] = ()
-    words: int | str = 1  # argparse's nargs of the words that are not options; "+": processes may be named
+    words: int | str = 1  # argparse's nargs of the words that are not options; "*": processes may be named
     is_in_supervisorctl: bool = True  # false: a verb of the program supervisor_rolling only
 
 
@@ -65,14 +65,16 @@ COMMANDS: Mapping[str, Command] = {
         [
             ("<group>", "Restart every process of a group, a few at\na time"),
             ("<group>:<name> ...", "Restart these processes of a group"),
+            ("<group> ...", "Restart these groups, one after another; stop\nat the first that fails"),
         ],
         [
+            Option("--all", "all groups of rolling.yaml, in its order, but\nthose that are stopped"),
             Option("--max-unavailable", "replace at most so many at a time", "N|N%", _share),
             Option("--dry-run", "print what would be done, change nothing"),
             Option("--no-wait", "return as soon as the rollout has started"),
             Option("--force", "ignore failed checks, and allow restarting the\nlast serving process"),
         ],
-        words="+",
+        words="*",
     ),
     "rolling_status": Command(
         "rollouts, and what is closed or not warm",
@@ -167,16 +169,29 @@ def parse(command: str, words: Sequence[str]) -> argparse.Namespace:
     return found
 
 
+def targets(names: Sequence[str]) -> list[str]:
+    """The groups that words name, each once, where they name whole groups; else empty. Raises UsageError."""
+    if not names:
+        raise UsageError("name a group, or --all")
+    _check_printable(names)
+    groups = list(dict.fromkeys(map(group_of, names)))
+    return [] if len(groups) == 1 or any(":" in name.removesuffix(":*") for name in names) else groups
+
+
 def target(names: Sequence[str]) -> tuple[str, list[str]]:
     """The group that words name, and the processes of it; no processes stands for all. Raises UsageError."""
+    _check_printable(names)
+    groups = {group_of(name) for name in names}
+    if len(groups) > 1:
+        raise UsageError(f"processes of one group, or whole groups, not {', '.join(sorted(groups))}")
+    processes = [name.partition(":")[2] for name in names]
+    return groups.pop(), [] if {"", "*"}.intersection(processes) else processes
+
+
+def _check_printable(names: Sequence[str]) -> None:
     for name in names:
         if not name.isprintable():  # XML could not carry it either
             raise UsageError(f"supervisord has no such name: {name!r}")
-    groups = {group_of(name) for name in names}
-    if len(groups) > 1:
-        raise UsageError(f"one group at a time, not {', '.join(sorted(groups))}")
-    processes = [name.partition(":")[2] for name in names]
-    return groups.pop(), [] if {"", "*"}.intersection(processes) else processes
 
 
 def name_of(word: str) -> str:

@@ -19,7 +19,7 @@ from supervisor_rolling.ctl.exit_status import (
     connection_text,
 )
 from supervisor_rolling.ctl.progress import screen_for
-from supervisor_rolling.ctl.rollout_lines import first_lines, last_lines
+from supervisor_rolling.ctl.rollout_lines import chain_line, first_lines, following_lines, last_lines
 from supervisor_rolling.ctl.session import Session
 
 View = Mapping[str, Any]
@@ -41,28 +41,64 @@ NO_LONGER_WATCHING = "No longer watching. The rollout continues."
 
 
 def watch(session: Session, rollout: View, resumed: bool) -> int:
-    """Show the rollout until it ends; returns the exit status."""
-    session.has_watched, group = True, rollout["group"]
-    screen = None if session.as_json else screen_for(session.output)
-    if screen:
-        session.print(rollout, first_lines(rollout, resumed))
-    if screen and resumed:
-        screen.skip(rollout)
+    """Show the rollout, and those of the groups that follow it, until the last one ends; returns the exit status."""
+    session.has_watched = True
+    seen = [rollout]
     try:
-        rollout = _until_end(session, rollout, screen.show if screen else lambda _: None)
+        while True:
+            seen[-1] = _watch_one(session, seen[-1], resumed and len(seen) == 1)
+            seen[-1], following = _next_of(session, seen[-1])
+            if following is None:
+                break
+            seen.append(following)
     except KeyboardInterrupt:
+        group, names = seen[-1]["group"], ", ".join(seen[-1]["following"])
         more = [f"To see it: supervisorctl rolling_status {group}", f"To abort it: supervisorctl rolling_abort {group}"]
-        session.print({"error": NO_LONGER_WATCHING, "exit_status": INTERRUPTED}, ["", NO_LONGER_WATCHING, *more])
+        text = f"{NO_LONGER_WATCHING}{names and f' Then: {names}.'}"
+        session.print({"error": text, "exit_status": INTERRUPTED}, ["", text, *more])
         return INTERRUPTED
-    if screen:
-        screen.close(rollout)
-    session.print(rollout, last_lines(rollout, () if session.as_json else _processes_after(session, rollout)))
-    return DONE if rollout["status"] == "done" else FAILED
+    last = seen[-1]
+    if len(seen) > 1 or last["following"]:
+        answer = {"rollouts": seen, "following": last["following"], "error": last["next_problem"]}
+        session.print(answer, [*following_lines(last), chain_line(seen)])
+    elif session.as_json:
+        session.print(last, [])
+    return DONE if last["status"] == "done" and not last["next_problem"] else FAILED
 
 
-def _until_end(session: Session, rollout: View, show: Callable[[View], None]) -> View:
+def _watch_one(session: Session, rollout: View, resumed: bool) -> View:
+    """Show a rollout until it ends. Returns it as it ended; prints nothing with --json."""
+    if session.as_json:
+        return _until(session, rollout, _has_ended)
+    screen = screen_for(session.output)
+    session.print(rollout, [*first_lines(rollout, resumed), *following_lines({**rollout, "status": "running"})])
+    if resumed:
+        screen.skip(rollout)
+    rollout = _until(session, rollout, _has_ended, screen.show)
+    screen.close(rollout)
+    session.print(rollout, last_lines(rollout, _processes_after(session, rollout)))
+    return rollout
+
+
+def _next_of(session: Session, rollout: View) -> tuple[View, View | None]:
+    """The rollout as it is when the next group has started, or was refused; and the rollout of that group, if any."""
+    if rollout["status"] != "done" or not rollout["following"]:
+        return rollout, None
+    group, number = rollout["following"][0], rollout["id"]
+    rollout = _until(session, rollout, lambda now: bool(now["next_problem"] or _rollout_of(session, group, number)))
+    return rollout, None if rollout["next_problem"] else _rollout_of(session, group, number)
+
+
+def _has_ended(rollout: View) -> bool:
+    return bool(rollout["status"] != "running")
+
+
+def _until(
+    session: Session, rollout: View, is_over: Callable[[View], bool], show: Callable[[View], None] = lambda _: None
+) -> View:
+    """Ask for the rollout until ``is_over``, and show it meanwhile."""
     number, group, listener_gone_since, pause = rollout["id"], rollout["group"], 0.0, MIN_POLL
-    while rollout["status"] == "running":
+    while not is_over(rollout):
         show(rollout)
         time.sleep(pause)
         asked_at = time.monotonic()
@@ -85,6 +121,17 @@ def _until_end(session: Session, rollout: View, show: Callable[[View], None]) ->
                 "listener.down",
             )
     return rollout
+
+
+def _rollout_of(session: Session, group: str, later_than: int) -> View | None:
+    """The rollout of a group that began after the one with this number; None where there is none yet."""
+    try:
+        found: View = session.ask_packed("getRollout", group)
+    except xmlrpc.client.Fault as fault:
+        if fault.faultCode != Fault.NO_ROLLOUT_KNOWN:
+            raise
+        return None
+    return found if found["id"] > later_than else None
 
 
 def _latest(session: Session, group: str, number: int) -> View:

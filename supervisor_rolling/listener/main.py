@@ -160,7 +160,9 @@ def _reconciler(
 
     reconciler = assemble(
         Adapters(
-            supervisor=XmlRpcSupervisor(os.environ, lambda: channel.key, wait=wait, problem=lambda: policies.problem),
+            supervisor=XmlRpcSupervisor(
+                os.environ, lambda: channel.key, wait=wait, problem=lambda: policies.problem, groups=policies.groups
+            ),
             make_gate=lambda policy: make_gate(policy, owner, clock),
             sockets=sockets,
             deaths=deaths,

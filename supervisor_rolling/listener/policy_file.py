@@ -58,6 +58,10 @@ class Policies:
         self._read = mark
         return self._config
 
+    def groups(self) -> list[str]:
+        """The groups that the file has, in its order, as ``latest`` read them."""
+        return list(self._config.groups) if self._config else []
+
     def _take(self, config: Config) -> None:
         """Invalid groups keep their last valid policy, where there is one."""
         before = self._config.groups if self._config else {}

@@ -102,7 +102,7 @@ class Preflight:
         if request.kind == "check":
             findings = (*_invalid(config, request.group), *self._of_metrics(config.metrics.listen))
         try:
-            policy = policy_of(config, request.group)
+            policy, *_ = [policy_of(config, group) for group in (request.group, *request.following)]
             pids = [process.pid for process in there.values() if process.pid]
             listening = self._sockets.ports_of(pids) if policy.ports.auto else {}
             if policy.ports.auto and (request.settings.is_fcgi or self._are_shared(listening)):

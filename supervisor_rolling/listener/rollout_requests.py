@@ -267,6 +267,7 @@ def rollout_for(request: Request, draft: Draft, group: _Group) -> Rollout:
         rollout = limited(rollout, parse_share(request.max_unavailable))
     if request.kind == "resume":
         return rollout
+    rollout = replace(rollout, max_unavailable=request.max_unavailable, following=request.following)
     rollout = replace(rollout, force=request.force, by=request.by, user=request.user)
     return narrowed(replace(rollout, client=request.client, began=request.began), request.processes)
 

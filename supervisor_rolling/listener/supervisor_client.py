@@ -14,7 +14,7 @@ import socket
 import time
 import urllib.parse
 import xmlrpc.client
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
@@ -66,6 +66,7 @@ class XmlRpcSupervisor:
         timeout: float = CALL_TIMEOUT,
         wait: Wait = nap,  # returns whether the descriptor became readable in so many seconds
         problem: Callable[[], str] = str,  # what is wrong with rolling.yaml, for rolling_status; empty: nothing
+        groups: Callable[[], Iterable[str]] = tuple,  # those of rolling.yaml, in its order
     ) -> None:
         self._environment = environment
         self._sent_key = sent_key
@@ -76,6 +77,7 @@ class XmlRpcSupervisor:
         self._timeout = timeout
         self._wait = wait
         self._problem = problem
+        self._groups = groups
         self._proxy: xmlrpc.client.ServerProxy | None = None
         self._rollouts: dict[str, tuple[int, Rollout]] = {}
         self._guard_states: dict[str, tuple[int, GuardState]] = {}
@@ -90,6 +92,7 @@ class XmlRpcSupervisor:
             self._table.number,
             tuple(sorted(guarded)),
             plain(self._problem()),
+            tuple(self._groups()),
         )
         news = json.loads(unpack(self._own("listenerObserve", struct_of(known))))
         self._rollouts = _updated(self._rollouts, news["rollouts"], news["rollout_groups"], partial(load, Rollout))

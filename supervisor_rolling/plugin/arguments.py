@@ -56,12 +56,10 @@ class Options:
     dry_run: bool = False
     by: str = ""  # the client, as it names itself
 
-    @property
-    def share(self) -> str:
-        """``max_unavailable``, checked."""
+    def check_share(self) -> None:
+        """Raise the fault where ``max_unavailable`` is neither a number nor a percentage."""
         if self.max_unavailable != "":
             valid_by(lambda: parse_share(self.max_unavailable))
-        return str(self.max_unavailable)
 
     @property
     def client_name(self) -> str:
@@ -76,6 +74,7 @@ def options_of(given: Any) -> Options:
     unknown = sorted(str(key)[:MAX_NAME] for key in given if key not in known)
     if unknown:
         raise incorrect("unknown options: %s; known: %s" % (", ".join(unknown[:3]), ", ".join(known)))
+    options.check_share()
     return options
 
 
@@ -91,6 +90,15 @@ def group_of(supervisord: Any, name: Any) -> str:
     if process not in processes:
         raise bad_name(text)
     raise incorrect("a whole group is needed, and %s is one of %d processes of %s" % (text, len(processes), group))
+
+
+def groups_of(supervisord: Any, names: Any) -> list[str]:
+    """Several groups, each as in ``group_of``."""
+    groups = [group_of(supervisord, name) for name in valid(tuple[str, ...], names, "groups")]
+    twice = [group for group in groups if groups.count(group) > 1]
+    if twice or not groups:
+        raise incorrect("%s is named twice" % twice[0] if twice else "groups: no group is named")
+    return groups
 
 
 def processes_of(supervisord: Any, name: Any, processes: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:

@@ -24,7 +24,7 @@ from supervisor_rolling.core.guard_state import GuardState
 from supervisor_rolling.core.preflight_report import Report
 from supervisor_rolling.core.process import Incarnation, Process
 from supervisor_rolling.core.public_view import RolloutView
-from supervisor_rolling.core.rollout import Rollout
+from supervisor_rolling.core.rollout import Rollout, Status
 from supervisor_rolling.core.snapshot import Request, SnapshotQuery
 from supervisor_rolling.core.text import ascii_only, plain, readable
 from supervisor_rolling.packing import pack, unpack
@@ -32,8 +32,8 @@ from supervisor_rolling.plugin.arguments import ANSWER_TIMEOUT, incorrect, valid
 from supervisor_rolling.plugin.events import RollingRequestEvent, events_between
 from supervisor_rolling.plugin.fault_barrier import Defects, RollingFault, contained
 from supervisor_rolling.plugin.mailbox import Mailbox
-from supervisor_rolling.plugin.supervisor_settings import gets_doorbell
-from supervisor_rolling.plugin.views import holds_ports
+from supervisor_rolling.plugin.supervisor_settings import gets_doorbell, settings_of
+from supervisor_rolling.plugin.views import BUSY, holder_text, holds_ports
 
 T = TypeVar("T")
 
@@ -48,6 +48,7 @@ class ListenerMethods:
     supervisord: Any
     mailbox: Mailbox
     clock: Callable[[], float]
+    wall: Callable[[], float]
     _defects: Defects
     _supervisor: SupervisorNamespaceRPCInterface
 
@@ -69,6 +70,7 @@ class ListenerMethods:
         now = self.clock()
         idle = now - self.mailbox.observed_at if self.mailbox.observed_at else 0.0
         self.mailbox.observed_at, self.mailbox.problem = now, readable(has.problem, "utf-8")
+        self.mailbox.groups = has.groups
         self.mailbox.tidy(self.supervisord.process_groups, now)
         requests = [one.request for one in self.mailbox.asked(now - ANSWER_TIMEOUT)]
         number, processes = self._table_news(has.table, self._concerned(requests, has.guarded))
@@ -103,6 +105,8 @@ class ListenerMethods:
         if not is_known or not is_wanted or not self.mailbox.record(group, version, new, self.clock()):
             raise conflict
         self.mailbox.answer(request, "accepted", rollout=new.id)
+        if old is not None and old.status is Status.RUNNING and new.status is Status.DONE and new.following:
+            self._ask_next(new)
         for event in news:
             notify(event)
         return self.mailbox.rollouts.version(group)
@@ -159,6 +163,31 @@ class ListenerMethods:
         notify(event)
         for pool in pools:
             _put_first(pool, event)
+
+    def _ask_next(self, done: Rollout) -> None:
+        """Ask for the next of several groups: supervisord remembers the order, so no client is needed for it."""
+        group, *others = done.following
+        holder = self.mailbox.holder(group, self.clock() - ANSWER_TIMEOUT)
+        if group not in self.supervisord.process_groups:
+            self.mailbox.note_next(done.group, "the group %s was removed from supervisord" % group)
+        elif holder is not None:
+            self.mailbox.note_next(done.group, BUSY % (group, holder_text(holder), group))
+        else:
+            self.mailbox.ask(
+                "restart",
+                group,
+                self.clock(),
+                after=done.group,
+                following=tuple(others),
+                max_unavailable=done.max_unavailable,
+                force=done.force,
+                by=done.by,
+                user=done.user,
+                client=done.client,
+                began=self.wall(),
+                settings=settings_of(self.supervisord, group),
+            )
+            self._ring()
 
     def _outcome_of(self, group: str, action: Action) -> dict[str, Any]:
         """What became of an action. One that fails does not stop the others."""

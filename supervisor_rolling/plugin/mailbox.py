@@ -43,6 +43,7 @@ class PendingRequest:
     code: int = 0  # the fault of a refusal
     text: str = ""  # of the refusal
     answer: Any = None  # of a plan: a Rollout, of a check: a Report, of a history: RolloutViews, of a record: JSON
+    after: str = ""  # the group with the rollout that this one follows; no client waits for the answer
 
 
 class Versions(Generic[T]):
@@ -95,13 +96,15 @@ class Mailbox:
         self.ledger: dict[str, dict[str, tuple[Incarnation, float]]] = {}  # warm processes, and since when
         self.observed_at = 0.0  # when the listener asked last; 0.0: never
         self.problem = ""  # what the listener then said is wrong with rolling.yaml
+        self.groups: tuple[str, ...] = ()  # those that rolling.yaml then had, in its order
         self._ids = itertools.count(1)
 
     # --- requests
 
-    def ask(self, kind: str, group: str, at: float, **details: Any) -> PendingRequest:
-        """Leave a request for the listener; ``details``: the other fields of a ``Request``."""
-        asked = PendingRequest(Request(next(self._ids), kind, group, **details), at)
+    def ask(self, kind: str, group: str, at: float, after: str = "", **details: Any) -> PendingRequest:
+        """Leave a request for the listener; ``after``: see ``PendingRequest``; ``details``: the other fields of a
+        ``Request``."""
+        asked = PendingRequest(Request(next(self._ids), kind, group, **details), at, after=after)
         self.requests[asked.request.id] = asked
         return asked
 
@@ -114,12 +117,16 @@ class Mailbox:
     def answer(self, number: int, state: str, **changes: Any) -> None:
         """Note the answer to a request in it, and forget it; ``changes``: other fields of ``Asked``."""
         asked = self.requests.pop(number, None)
-        if asked is not None:
-            vars(asked).update(state=state, **changes)
+        if asked is None:
+            return
+        vars(asked).update(state=state, **changes)
+        if asked.after and state != "accepted":
+            self.note_next(asked.after, asked.text or "the group %s was removed from supervisord" % asked.request.group)
 
     def asked(self, since: float) -> list[PendingRequest]:
-        """The requests that wait for an answer and are not older than ``since``."""
-        return [one for one in self.requests.values() if one.at >= since]
+        """The requests that wait for an answer and are not older than ``since``. What follows a rollout waits for as
+        long as it takes until there is a listener."""
+        return [one for one in self.requests.values() if one.after or one.at >= since]
 
     def holder(self, group: str, since: float) -> Rollout | Request | None:
         """The running rollout of the group, or the request for one, if any."""
@@ -147,6 +154,12 @@ class Mailbox:
             return False
         self.rollouts.write(group, replace(rollout, **flags))
         return True
+
+    def note_next(self, group: str, problem: str) -> None:
+        """Note in the rollout of a group, which is done, why the next group was not restarted."""
+        rollout = self.rollouts.get(group)
+        if rollout is not None:
+            self.rollouts.write(group, replace(rollout, next_problem=problem))
 
     def guard(self, group: str, guard_state: GuardState | None, at: float) -> None:
         """Write a guard state; None: the group is no longer guarded."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from supervisor.http import NOT_DONE_YET
@@ -23,7 +23,16 @@ from supervisor_rolling.core.errors import Fault
 from supervisor_rolling.core.public_view import MAX_HISTORY, Detail, report_view, rollout_view
 from supervisor_rolling.core.rollout import Rollout, Status
 from supervisor_rolling.core.text import plain
-from supervisor_rolling.plugin.arguments import ANSWER_TIMEOUT, group_of, incorrect, options_of, processes_of, valid
+from supervisor_rolling.plugin.arguments import (
+    ANSWER_TIMEOUT,
+    Options,
+    group_of,
+    groups_of,
+    incorrect,
+    options_of,
+    processes_of,
+    valid,
+)
 from supervisor_rolling.plugin.client_identity import client_identity
 from supervisor_rolling.plugin.event_subscriptions import subscribe_events
 from supervisor_rolling.plugin.fault_barrier import Defects, RollingFault, contained
@@ -31,12 +40,12 @@ from supervisor_rolling.plugin.listener_api import ListenerMethods
 from supervisor_rolling.plugin.listener_health import ListenerHealth
 from supervisor_rolling.plugin.mailbox import RESUMABLE, Mailbox, PendingRequest
 from supervisor_rolling.plugin.supervisor_settings import settings_of
-from supervisor_rolling.plugin.views import ProcessViews, holder_text, packed, struct
+from supervisor_rolling.plugin.views import BUSY, ProcessViews, holder_text, packed, struct
 from supervisor_rolling.plugin.wakeup import install as install_wakeup
 
 API_VERSION = "1.0"
 
-PACKABLE = ("restart", "resume", "pause", "abort", "getRollout", "getAllRollouts", "getProcesses")
+PACKABLE = ("restart", "restartGroups", "resume", "pause", "abort", "getRollout", "getAllRollouts", "getProcesses")
 """The methods that callPacked calls."""
 
 LISTENER_GONE_AFTER = 60.0
@@ -46,7 +55,6 @@ than a restart of the listener, or of everything, takes."""
 MAX_PROBLEM = 1000
 """Characters of what is wrong with rolling.yaml."""
 
-BUSY = "a rollout of %s is already running: %s. Fix: wait until it has ended: supervisorctl rolling_status %s"
 NOT_PAUSED = (
     "rollout %d of %s is running and is not paused: nothing to resume. To see it: supervisorctl rolling_status %s"
 )
@@ -119,13 +127,32 @@ class RollingNamespaceRPCInterface(ListenerMethods):
         """
         self._update("restart")
         wait, given = valid(bool, wait, "wait"), options_of({} if options is None else options)
-        details = {"max_unavailable": given.share, "force": given.force, "by": given.client_name}
         group, processes = processes_of(self.supervisord, name, given.processes)
-        self._listener.check()
-        self._check_free(group)
-        settings = settings_of(self.supervisord, group)
-        kind = "plan" if given.dry_run else "restart"
-        return self._ask(kind, group, wait, processes=processes, settings=settings, **details)
+        return self._restart(given, wait, group, self._end_of(group), processes=processes)
+
+    def restartGroups(self, groups: Any, wait: Any = True, options: Any = None) -> Any:
+        """Replace the processes of several groups, one group after another in this order; stop at the first failure
+
+        The order is kept in supervisord: it goes on when the client ends, and resume continues it after a failure.
+
+        @param array groups    The groups
+        @param boolean wait    Answer when the last rollout has ended (else: when the first has started)
+        @param struct options  max_unavailable: number or 'N%'; force: boolean; by: the client's name
+        @return array rollouts  The rollouts that have begun, see getRollout. One that is refused, fails or is aborted
+                               is a fault
+        """
+        self._update("restartGroups")
+        wait, given = valid(bool, wait, "wait"), options_of({} if options is None else options)
+        if given.processes or given.dry_run:
+            raise incorrect("restartGroups takes no processes and no dry_run: ask restart for one group")
+        first, *others = names = groups_of(self.supervisord, groups)
+        answer = self._restart(given, wait, first, self._ends_of(names), following=tuple(others))
+
+        def each() -> Any:
+            found = answer()
+            return found if wait or found is NOT_DONE_YET else [found]
+
+        return self._deferred("restartGroups", each)
 
     def resume(self, group: Any, wait: Any = False) -> Any:
         """Continue a rollout that was paused, failed or was aborted; processes that were replaced stay as they are
@@ -224,7 +251,7 @@ class RollingNamespaceRPCInterface(ListenerMethods):
     def callPacked(self, method: Any, arguments: Any) -> Any:
         """Call another method and pack its answer: supervisord sends 4 kB at a time, and is slow with many processes
 
-        @param string method   restart, resume, pause, abort, getRollout, getAllRollouts or getProcesses
+        @param string method   restart, restartGroups, resume, pause, abort, getRollout, getAllRollouts or getProcesses
         @param array arguments  Its parameters
         @return base64 packed  The JSON of what it returns, compressed by zlib
         """
@@ -239,7 +266,8 @@ class RollingNamespaceRPCInterface(ListenerMethods):
 
         @return struct listener  running: boolean; fix: how to start it, empty where it is running; problem: what is
                                wrong with rolling.yaml, and which rollouts are refused for it, in one line, or empty;
-                               version: of the plugin that supervisord has loaded, which the listener must have, too
+                               version: of the plugin that supervisord has loaded, which the listener must have, too;
+                               groups: an array of those of rolling.yaml that supervisord has, in its order
         """
         self._update("getListener")
         is_running = self._listener.is_running()
@@ -248,6 +276,7 @@ class RollingNamespaceRPCInterface(ListenerMethods):
             "fix": "" if is_running else plain(self._listener.fix()),
             "problem": plain(self.mailbox.problem)[:MAX_PROBLEM],
             "version": __version__,
+            "groups": [group for group in self.mailbox.groups if group in self.supervisord.process_groups],
         }
 
     def getHistory(self, group: Any = "", number: Any = 20) -> Any:
@@ -280,7 +309,15 @@ class RollingNamespaceRPCInterface(ListenerMethods):
 
     # --- requests and their deferred answers
 
-    def _ask(self, kind: str, group: str, wait: bool, **details: Any) -> Any:
+    def _restart(self, given: Options, wait: bool, group: str, end: Callable[[int], Any], **details: Any) -> Any:
+        """``end``: what the client gets that waits for it, of the number of the rollout."""
+        self._listener.check()
+        self._check_free(group)
+        kind, settings = "plan" if given.dry_run else "restart", settings_of(self.supervisord, group)
+        details.update(max_unavailable=str(given.max_unavailable), force=given.force, by=given.client_name)
+        return self._ask(kind, group, wait, end, settings=settings, **details)
+
+    def _ask(self, kind: str, group: str, wait: bool, end: Callable[[int], Any] | None = None, **details: Any) -> Any:
         if self.mailbox.is_full(self.clock() - ANSWER_TIMEOUT):
             raise RollingFault(
                 Fault.REFUSED,
@@ -289,11 +326,11 @@ class RollingNamespaceRPCInterface(ListenerMethods):
                 page="listener.no_answer",
             )
         user, client = client_identity()
-        identity = {"user": user, "client": client, "began": self.wall()}
+        identity: dict[str, Any] = {"user": user, "client": client, "began": self.wall()}
         asked = self.mailbox.ask(kind, group, self.clock(), **identity, **details)
         self._ring()
-        end = self._end_of(group)
-        return self._deferred("restart" if kind == "plan" else kind, lambda: self._outcome(asked, wait, end))
+        at_end = end or self._end_of(group)
+        return self._deferred("restart" if kind == "plan" else kind, lambda: self._outcome(asked, wait, at_end))
 
     def _deferred(self, method: str, answer: Callable[[], Any]) -> Any:
         def observe() -> Any:  # a plain function, or supervisord takes it for the answer
@@ -345,13 +382,40 @@ class RollingNamespaceRPCInterface(ListenerMethods):
         )
 
     def _end_of(self, group: str) -> Callable[[int], Any]:
-        """A function that returns the ended rollout of a number, or not yet; a fault where the listener has not run for
-        too long."""
+        """A function that returns the ended rollout of a number, or not yet."""
+        return self._unless_stalled(group, lambda number: self._end_now(group, number))
+
+    def _ends_of(self, groups: Sequence[str]) -> Callable[[int], Any]:
+        """The same for groups that follow each other: it gets the number of the first rollout, and returns all."""
+        ended: list[Any] = []
+        last = 0
+
+        def now(first: int) -> Any:
+            nonlocal last
+            while len(ended) < len(groups):
+                group, before = groups[len(ended)], self.mailbox.rollouts.get(groups[len(ended) - 1])
+                if ended and before is not None and before.id == last and before.next_problem:
+                    raise RollingFault(Fault.ROLLOUT_FAILED, "%s was not restarted: %s" % (group, before.next_problem))
+                rollout = self.mailbox.rollouts.get(group)
+                if ended and (rollout is None or rollout.id <= last):
+                    return NOT_DONE_YET
+                number = rollout.id if ended and rollout is not None else first
+                found = self._end_now(group, number)
+                if found is NOT_DONE_YET:
+                    return found
+                ended.append(found)
+                last = number
+            return ended
+
+        return self._unless_stalled(groups[0], now)
+
+    def _unless_stalled(self, group: str, found_now: Callable[[int], Any]) -> Callable[[int], Any]:
+        """What is found of the rollout of a number, or not yet; a fault where the listener has not run for too long."""
         gone_since = 0.0  # by what this client has seen: supervisord itself may have been stopped for a while
 
         def end(number: int) -> Any:
             nonlocal gone_since
-            found = self._end_now(group, number)
+            found = found_now(number)
             if found is not NOT_DONE_YET or self._listener.is_running():
                 gone_since = 0.0
                 return found

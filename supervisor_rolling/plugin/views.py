@@ -20,6 +20,9 @@ from supervisor_rolling.core.text import plain
 from supervisor_rolling.packing import compressed
 from supervisor_rolling.plugin.mailbox import Mailbox
 
+BUSY = "a rollout of %s is already running: %s. Fix: wait until it has ended: supervisorctl rolling_status %s"
+"""With the group, ``holder_text`` and the group."""
+
 
 def struct(view: Any) -> dict[str, Any]:
     """A view as a struct, with texts of printable ASCII."""

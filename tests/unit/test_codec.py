@@ -139,6 +139,9 @@ rollouts = st.builds(
     final_status=names,
     capacity=pids,
     to_replace=pids,
+    max_unavailable=names,
+    following=st.lists(names, max_size=3).map(tuple),
+    next_problem=names,
 )
 
 guarded = st.builds(
@@ -157,6 +160,7 @@ guarded = st.builds(
     problem=names,
     why=names,
     spawned=seconds,
+    spare=st.booleans(),
 )
 guard_states = st.builds(
     GuardState,
@@ -202,7 +206,7 @@ def test_json_is_ascii_and_survives_xmlrpc(found: tuple[Any, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "number"), [(Rollout, 29), (Member, 28), (GuardState, 4), (GuardedProcess, 15), (Policy, 16), (Timing, 5)]
+    ("kind", "number"), [(Rollout, 32), (Member, 28), (GuardState, 4), (GuardedProcess, 16), (Policy, 16), (Timing, 5)]
 )
 def test_new_field_is_drawn_in_the_round_trip(kind: Any, number: int) -> None:
     """Draw it above, then count it here."""

@@ -194,7 +194,7 @@ def test_restart_request_has_group_and_user(ctl: Controller) -> None:
     name, group, wait, options = ctl.server.calls[0]
     assert (name, group, wait) == ("restart packed", "app", False)
     assert options.pop("by").startswith("ann@")
-    assert options == {"processes": [], "force": False, "dry_run": False}
+    assert options == {"processes": [], "force": False}
 
 
 @pytest.mark.parametrize(
@@ -522,9 +522,10 @@ def test_forgotten_rollout_means_supervisord_restarted(ctl: Controller) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("rolling_restart", "required: GROUP"),
-        ("rolling_restart app web", "one group at a time, not app, web"),
-        ("rolling_restart app:app-1 web:web", "one group at a time"),
+        ("rolling_restart", "name a group, or --all"),
+        ("rolling_restart --all app", "--all means every group: name none"),
+        ("rolling_restart app web:web-1", "processes of one group, or whole groups, not app, web"),
+        ("rolling_restart app:app-1 web:web", "processes of one group"),
         ("rolling_restart app --dry", "unrecognized arguments: --dry"),
         ("rolling_restart app --max-unavailable", "expected one argument"),
         ("rolling_restart app --max-unavailable 0", "a number of processes is from 1"),
@@ -937,10 +938,12 @@ def test_any_words_give_a_sentence_and_a_status(command: str, words: list[str]) 
     controller = Controller()
     controller.server.rollouts = [a_view(status=Status.DONE)]
     controller.server.answers["restart"] = controller.server.answers["resume"] = lambda *_: a_view(status=Status.DONE)
+    controller.server.answers["restartGroups"] = lambda *_: [a_view(status=Status.DONE)]
     assert not controller.run(f"{command} {' '.join(words)}")
     check_that_it_is_a_sentence(controller)
     for method, *arguments in controller.server.calls:
-        assert not arguments or arguments[0].isprintable(), method
+        names = arguments[0] if arguments and isinstance(arguments[0], list) else arguments[:1]
+        assert all(name.isprintable() for name in names), method
 
 
 @pytest.mark.parametrize("command", COMMANDS)

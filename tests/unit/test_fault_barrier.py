@@ -97,6 +97,16 @@ class Drill:
             with contextlib.suppress(RPCError):
                 assert deferred() is not None
 
+    def chain(self) -> None:
+        """The first of two groups is done."""
+        first = replace(a_rollout(3), following=("rolling",))
+        self.record(first, 5)
+        self.record(replace(first, status=Status.DONE), before=first)
+
+    def refuse_next(self) -> None:
+        self.call("listenerAnswer", self.key, 6, Fault.REFUSED, "é", "")
+        self.look()
+
     def wait_too_long(self) -> None:
         self.rolling.clock.now += ANSWER_TIMEOUT
 
@@ -144,6 +154,7 @@ class Drill:
         self.record(replace(a_rollout(1), status=Status.FAILED, why="é", members=(CUT_OFF,)))
         self.asked("resume", "app", True, answer=lambda: self.record(a_rollout(2), 4))
         self.record(replace(a_rollout(2), status=Status.DONE), before=a_rollout(2))
+        self.asked("restartGroups", ["app", "rolling"], True, answer=self.chain, then=self.refuse_next)
         self.record(a_rollout(3), group="gone")
         call("getRollout", "app")
         call("listenerGuard", key, "app", "")
@@ -151,12 +162,12 @@ class Drill:
         call("getAPIVersion")
         call("getListener")
         report = dump(Report("app", (Finding("a", "é", "b", "c"),), ("d",), ("e",)))
-        self.asked("check", "app", answer=lambda: call("listenerAnswer", key, 5, 0, "", report))
+        self.asked("check", "app", answer=lambda: call("listenerAnswer", key, 7, 0, "", report))
         self.asked("check", "app", answer=self.wait_too_long)
         view = rollout_view(a_rollout(1), 1000.0)
         rollouts, record = dump([view]), dump(view)
-        self.asked("getHistory", "app", answer=lambda: call("listenerAnswer", key, 7, 0, "", rollouts))
-        self.asked("getRecord", "", 12, answer=lambda: call("listenerAnswer", key, 8, 0, "", record))
+        self.asked("getHistory", "app", answer=lambda: call("listenerAnswer", key, 9, 0, "", rollouts))
+        self.asked("getRecord", "", 12, answer=lambda: call("listenerAnswer", key, 10, 0, "", record))
         self.record(a_rollout(4))
         del self.rolling.supervisord.process_groups["app"]
         events.notify(events.ProcessGroupRemovedEvent("app"))

@@ -344,7 +344,13 @@ FIX = "supervisorctl start rolling; if it does not start: supervisorctl status"
 @pytest.mark.parametrize("state", [ProcessStates.STOPPED, ProcessStates.FATAL])
 def test_dead_listener_is_reported_with_fix(rolling: Any, supervisord: DummySupervisor, state: int):
     listener_is(supervisord, state)
-    assert rolling.getListener() == {"running": False, "fix": FIX, "problem": "", "version": __version__}
+    assert rolling.getListener() == {
+        "running": False,
+        "fix": FIX,
+        "problem": "",
+        "version": __version__,
+        "groups": [],
+    }
     fault = fault_of(rolling.restart, "app", False, {})
     assert "the listener is not running: rollouts are stalled" in fault.text
     assert fault.text.endswith(f"Fix: {FIX}. See: supervisor_rolling help listener.down")
@@ -393,7 +399,8 @@ def test_listener_that_has_exited_for_good_is_not_running(
 
 
 def test_policy_problem_is_shown_until_fixed(rolling: Any):
-    assert rolling.getListener() == {"running": True, "fix": "", "problem": "", "version": __version__}
+    found = rolling.getListener()
+    assert (found["running"], found["fix"], found["problem"], found["version"]) == (True, "", "", __version__)
     observe(rolling, problem="rolling.yaml:3: \u00e4: unknown key")
     assert rolling.getListener()["problem"] == "rolling.yaml:3: \\xe4: unknown key"
     observe(rolling, problem="x" * 2000)

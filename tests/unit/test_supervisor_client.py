@@ -47,7 +47,7 @@ NOTHING: dict[str, Any] = {
     "idle": 0.0,
 }
 HELLO = "rolling.listenerHello"
-KNOWN: dict[str, Any] = {"rollouts": {}, "guard_states": {}, "table": 0, "guarded": [], "problem": ""}
+KNOWN: dict[str, Any] = {"rollouts": {}, "guard_states": {}, "table": 0, "guarded": [], "problem": "", "groups": []}
 """What a listener knows that has not looked yet."""
 
 

@@ -35,7 +35,7 @@ def completed(line: str) -> list[str] | None:
         ("rolling_restart app:", ["app:app-1 ", "app:app-2 "]),
         ("rolling_restart app:app-1 app:app-", ["app:app-1 ", "app:app-2 "]),
         ("rolling_restart app --no", ["--no-wait "]),
-        ("rolling_restart --", ["--max-unavailable ", "--dry-run ", "--no-wait ", "--force ", "--json "]),
+        ("rolling_restart --", ["--all ", "--max-unavailable ", "--dry-run ", "--no-wait ", "--force ", "--json "]),
         ("rolling_status w", ["web "]),
         ("rolling_status app:", []),  # of a whole group
         ("rolling_resume -", ["--no-wait ", "--json "]),
@@ -204,7 +204,7 @@ def test_help_fits_eighty_columns_and_has_every_option(command: str) -> None:
 @pytest.mark.parametrize(
     ("line", "why"),
     [
-        ("rolling_restart", "the following arguments are required: GROUP"),
+        ("rolling_abort", "the following arguments are required: GROUP"),
         ("rolling_restart app --dry", "unrecognized arguments: --dry"),
         ("rolling_restart app --max-unavailable", "argument --max-unavailable: expected one argument"),
         ("rolling_restart app --max-unavailable 0", "argument --max-unavailable"),
