@@ -122,26 +122,6 @@ def check_not_last_serving(rollout: Rollout, processes: Mapping[str, Process]) -
     )
 
 
-def check_gate(rollout: Rollout, closes: frozenset[str] | None) -> None:
-    """Raise ConfigError where the gate cannot close an endpoint of a process that is to be replaced. ``closes``: the
-    kinds of endpoints that it can close; None where there is no gate, which is refused elsewhere."""
-    if closes is None:
-        return
-    beyond = [
-        f"{endpoints_text([endpoint])} of {rollout.group}:{member.name}"
-        for member in rollout.members
-        if member.selected
-        for endpoint in member.endpoints
-        if endpoint.kind not in closes
-    ]
-    if beyond:
-        raise ConfigError(
-            f"the gate ({rollout.gate.backend}) cannot close {listed(beyond)}: requests would fail while these "
-            "processes restart. Fix: set gate.backend in rolling.yaml to one that can close them",
-            "gate.cannot_close",
-        )
-
-
 def check_max_failures(rollout: Rollout) -> None:
     """Raise ConfigError where more failures are allowed than there is room for."""
     failures = rollout.policy.max_failures

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from supervisor_rolling.core.actions import Action, Verb
 from supervisor_rolling.core.connections import Connection, KeepaliveReuse
-from supervisor_rolling.core.endpoint import Endpoint, endpoints_text
+from supervisor_rolling.core.endpoint import Endpoint, endpoints_text, unix_paths
 from supervisor_rolling.core.lingering import aged, count_text, left_texts
 from supervisor_rolling.core.nginx_config import NO_POOL
 from supervisor_rolling.core.observation import Observation
@@ -202,6 +202,12 @@ def _oldest_left(member: Member, observed: Observation, waited: float) -> tuple[
 
 def _leak_text(member: Member, backend: str, peer: str) -> str:
     where = f"from {peer} to {endpoints_text(member.endpoints)}"
+    if unix_paths(member.endpoints):
+        return (
+            f"still receives new connections although its socket is closed ({where}), so it was not stopped: clients "
+            "reach it by another name than this one. Fix: find that name; in a container mount the directory of the "
+            "socket, and not the socket alone"
+        )
     if backend == "haproxy":
         return (
             f"still receives requests that HAProxy's backend does not count ({where}), so it was not stopped: another "

@@ -10,15 +10,18 @@ from typing import NamedTuple, TypeVar
 
 T = TypeVar("T")
 
-TCP = "tcp"
-_NOUNS = {TCP: "port"}
+TCP, UNIX = "tcp", "unix"
+_NOUNS = {TCP: "port", UNIX: "unix socket"}
+
+MAX_PATH = 107
+"""Characters of the path of a unix socket, at most: the kernel takes so many bytes."""
 
 
 class Endpoint(NamedTuple):
-    """One endpoint of a process; as text ``tcp:8001``."""
+    """One endpoint of a process; as text ``tcp:8001`` or ``unix:/run/app/a.sock``."""
 
-    kind: str  # tcp
-    address: str  # the number of a TCP port
+    kind: str  # tcp or unix
+    address: str  # the number of a TCP port, or the full path of a unix socket
 
     def __str__(self) -> str:
         return f"{self.kind}:{self.address}"
@@ -30,6 +33,9 @@ class Endpoint(NamedTuple):
 
     def problem(self) -> str:
         """What is wrong with it, for the codec; empty: nothing."""
+        if self.kind == UNIX:
+            is_path = self.address.startswith("/") and self.address.isprintable() and len(self.address) <= MAX_PATH
+            return "" if is_path else f"{self.address[:40]!r} is not the full path of a unix socket"
         is_number = self.address.isascii() and self.address.isdigit() and len(self.address) <= 5
         is_port = is_number and 0 < self.port < 1 << 16
         return "" if is_port or self.kind != TCP else f"{self.address[:40]!r} is not a TCP port"
@@ -44,9 +50,19 @@ def tcp(port: int) -> Endpoint:
     return Endpoint(TCP, str(port))
 
 
+def unix(path: str) -> Endpoint:
+    """A unix socket, by the full path to which clients connect."""
+    return Endpoint(UNIX, path)
+
+
 def tcp_ports(endpoints: Iterable[Endpoint]) -> tuple[int, ...]:
     """The numbers of those endpoints that are TCP ports."""
     return tuple(endpoint.port for endpoint in endpoints if endpoint.kind == TCP)
+
+
+def unix_paths(endpoints: Iterable[Endpoint]) -> tuple[str, ...]:
+    """The paths of those endpoints that are unix sockets."""
+    return tuple(endpoint.address for endpoint in endpoints if endpoint.kind == UNIX)
 
 
 def by_port(found: Mapping[Endpoint, T]) -> dict[int, T]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from supervisor_rolling.core.endpoint import tcp_ports, unix_paths
 from supervisor_rolling.core.guard_state import GuardedProcess, GuardState
 from supervisor_rolling.core.jobs import HookJob, HookResult, WarmupJob
 from supervisor_rolling.core.reason import Reason
@@ -85,7 +86,8 @@ def _variables(
         "ROLLING_GROUP": of.group,
         "ROLLING_ROLLOUT": str(of.id) if isinstance(of, Rollout) and result != "warm" else "",
         "ROLLING_PROCESS": process.name if process else "",
-        "ROLLING_PORT": process.endpoints[0].address if process and process.endpoints else "",
+        "ROLLING_PORT": next(map(str, tcp_ports(process.endpoints)), "") if process else "",
+        "ROLLING_SOCKET": next(iter(unix_paths(process.endpoints)), "") if process else "",
         "ROLLING_RESULT": result,
         "ROLLING_WHY": why[:MAX_WHY_VARIABLE],
     }

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from supervisor_rolling.core.endpoint import Endpoint, tcp, unix
+
 Directive = Mapping[str, Any]  # directive, args, file, line, and block where it has one: crossplane's
 Directives = Mapping[str, list[Directive]]  # those that hold in a block, by name
 
@@ -43,6 +45,11 @@ class Server:
     max_fails: int = MAX_FAILS
     fail_timeout: float = FAIL_TIMEOUT
     is_down: bool = False
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """What it is for the process that listens there."""
+        return unix(self.host.partition(":")[2]) if self.host.startswith("unix:") else tcp(self.port)
 
     @property
     def unavailable_for(self) -> float:

@@ -260,6 +260,20 @@ class PortRule:
 
 
 @dataclass(frozen=True)
+class SocketRule:
+    """How a process's unix socket is found: one of the three, or none."""
+
+    template: str = ""  # its full path, with {name} for the name of the process
+    by_name: Mapping[str, str] = field(default_factory=dict)
+    auto: bool = False  # what it listens on
+
+    @property
+    def is_used(self) -> bool:
+        """Whether the group is reached at unix sockets, whatever else its processes listen on."""
+        return bool(self.template or self.by_name or self.auto)
+
+
+@dataclass(frozen=True)
 class Policy:
     """The keys of a group. The name of the group is the one in supervisord.conf."""
 
@@ -270,8 +284,12 @@ class Policy:
     #: schedulers. Then nothing is closed and no right is needed; a process is stopped as supervisord stops it, and its
     #: ``stopwaitsecs`` is its drain. ``shared``: all accept on one socket, that of an ``[fcgi-program]`` or a port with
     #: SO_REUSEPORT. Nothing is closed then either: a new process is ready when it accepts, and the graceful stop of the
-    #: application is the drain. ``auto`` finds such a socket by itself.
+    #: application is the drain. ``auto`` finds such a socket by itself, and a unix socket of each process, too.
     ports: PortRule = PortRule(auto=True)
+    #: The unix socket of each process, in place of ``ports``: its full path, with ``{name}`` for the name of the
+    #: process, such as ``/run/app/{name}.sock``; or a map of process names to paths; or ``auto``, the sockets that it
+    #: listens on. Without this key ``ports: auto`` finds them where a process listens on no port.
+    sockets: SocketRule = SocketRule()
     #: How many processes may be closed or down at a time: a number, or a percentage of the group, rounded down, at
     #: least 1.
     max_unavailable: Share = Share(percent=10.0)
@@ -301,6 +319,11 @@ class Policy:
     min_ready_auto: Annotated[bool, NOT_A_KEY] = True
     min_ready_read: Annotated[bool, NOT_A_KEY] = False  # min_ready_seconds is what these say
     min_ready_why: Annotated[str, NOT_A_KEY] = ""  # what in it says so; empty where nothing does
+
+    @property
+    def is_auto(self) -> bool:
+        """Whether its endpoints are what a process is seen to listen on."""
+        return self.sockets.auto if self.sockets.is_used else self.ports.auto
 
     @property
     def is_guarded(self) -> bool:

@@ -1,4 +1,4 @@
-"""Which TCP ports a process has, by its name, and which other processes hold one of them."""
+"""Which TCP ports or unix sockets a process has, by its name, and which other processes hold a port."""
 
 from __future__ import annotations
 
@@ -6,9 +6,19 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable
 
+from supervisor_rolling.core.endpoint import Endpoint, tcp, unix
 from supervisor_rolling.core.natural_order import natural
-from supervisor_rolling.core.policy import MAX_PORT, PortRule
+from supervisor_rolling.core.policy import MAX_PORT, Policy, PortRule
 from supervisor_rolling.core.port_use import Holder, PortUse
+
+
+def endpoints_for(policy: Policy, process_name: str) -> tuple[Endpoint, ...]:
+    """The endpoints that the policy gives to a process; none where it does not say, as ``auto`` never does."""
+    rule = policy.sockets
+    if not rule.is_used:
+        return tuple(map(tcp, ports_for(policy.ports, process_name)))
+    path = rule.by_name.get(process_name) or rule.template.replace("{name}", process_name)
+    return (unix(path),) if path else ()
 
 
 def ports_for(rule: PortRule, process_name: str) -> tuple[int, ...]:

@@ -47,17 +47,15 @@ def spoken(first: bytes) -> str:
     return "MySQL" if first[3:5] == b"\x00\x0a" else ""
 
 
-def not_http_text(port: int, first: bytes) -> str:
-    """What is wrong with a process that does not begin with HTTP/1, and the fix."""
+def not_http_text(where: str, first: bytes) -> str:
+    """What is wrong with a process that does not begin with HTTP/1, and the fix. ``where``: such as ``port 8001``."""
     name = spoken(first)
     if name == TLS:
-        return (
-            f"port {port} speaks TLS, but a warm-up sends plain HTTP. Fix: serve plain HTTP on this port, or {_BY_HOOK}"
-        )
+        return f"{where} speaks TLS, but a warm-up sends plain HTTP. Fix: serve plain HTTP there, or {_BY_HOOK}"
     if name == HTTP_2:
-        return f"port {port} speaks HTTP/2 only. Fix: serve HTTP/1.1 as well, or {_BY_HOOK}"
+        return f"{where} speaks HTTP/2 only. Fix: serve HTTP/1.1 as well, or {_BY_HOOK}"
     what = f"speaks {name}, not HTTP" if name else f"does not speak HTTP: it sends '{printable(_text(first), 60)}'"
-    return f"port {port} {what}. Fix: correct `ports` in rolling.yaml, or {_BY_HOOK}"
+    return f"{where} {what}. Fix: correct `ports` in rolling.yaml, or {_BY_HOOK}"
 
 
 def _text(first: bytes) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from supervisor_rolling.core.connections import Connection
+from supervisor_rolling.core.endpoint import unix_paths
 from supervisor_rolling.core.min_ready import is_min_ready_known
 from supervisor_rolling.core.preflight_report import Finding, Report
 from supervisor_rolling.core.rollout import Member, Rollout, Stage, Status
@@ -87,6 +88,7 @@ class MemberView:
     last_ms: float  # duration of the last one
     statuses: tuple[int, ...]  # statuses of the first requests of its warm-up; empty: all were 200
     code: str = ""  # of why, which `supervisor_rolling help CODE` explains; empty unless it failed
+    sockets: tuple[str, ...] = ()  # the unix sockets that it listens on
     latencies_ms: tuple[float, ...] = ()  # durations of the same requests; with the course only
     stages: tuple[StageView, ...] = ()  # its stages, from the first after open on; with the course only
 
@@ -147,6 +149,7 @@ class ProcessView:
     why: str  # what happened to it; empty: nothing special
     code: str  # of why, which `supervisor_rolling help CODE` explains; empty unless it failed
     guarded: bool  # the crash guard is on for this group
+    sockets: tuple[str, ...] = ()  # the unix sockets that it listens on
 
 
 @dataclass(frozen=True)
@@ -216,6 +219,7 @@ def member_view(member: Member, now: float, course_since: float | None = None) -
     return MemberView(
         name=member.name,
         ports=member.ports,
+        sockets=unix_paths(member.endpoints),
         selected=member.selected,
         attempted=member.attempted,
         replaced=member.replaced,

@@ -134,7 +134,10 @@ def verified(plan: Plan, path: str, groups: Sequence[str], problem: str) -> Plan
     return replace(plan, files=(), problems=(with_see(f"no group can be added to {path}: {why}", "setup.changed"),))
 
 
-_NONE_FITS = with_see("no group has two processes that run and listen on TCP ports", "setup.unfit") + "\n"
+_NONE_FITS = (
+    with_see("no group has two processes that run and listen on ports or unix sockets of their own", "setup.unfit")
+    + "\n"
+)
 
 
 def unfit(group: InspectedGroup) -> str:
@@ -150,17 +153,12 @@ def unfit(group: InspectedGroup) -> str:
         )
     if group.is_shared:
         return ""
-    without = [name for name, those in group.ports.items() if not those]
+    without = [name for name, those in group.ports.items() if not those and not group.unix.get(name)]
     if without:
-        return f"{listed(without)} listens on {_sockets(group, without[0])}no TCP port, so nothing can be closed"
+        return f"{listed(without)} listens on no port and no unix socket, so nothing can be closed"
     if len(group.ports) < 2:
         return "it has one process, and nothing serves while that restarts. Fix: numprocs = 2 or more, each on a port"
     return ""
-
-
-def _sockets(group: InspectedGroup, process: str) -> str:
-    paths = group.unix.get(process, ())
-    return f"{listed(paths)} and on " if paths else ""
 
 
 # --- what refuses it
@@ -340,7 +338,9 @@ def _seen(host: Host, found: Inspection, chosen: Sequence[InspectedGroup], has_h
     for group in chosen:
         ports = sorted(port for those in group.ports.values() for port in those)
         ready = f", {group.ready} answers 200" if group.ready else ""
-        listens = f"ports {listed(map(str, ports), 8)}{ready}" if ports else "listening on nothing, as queue workers do"
+        paths = [] if ports else [path for those in group.unix.values() for path in those]
+        listens = f"unix sockets {listed(paths, 8)}{ready}" if paths else "listening on nothing, as queue workers do"
+        listens = f"ports {listed(map(str, ports), 8)}{ready}" if ports else listens
         if group.is_shared:
             listens = "which share their socket"
         yield f"{group.name}: {len(group.ports)} process{'es' * (len(group.ports) != 1)}, {listens}"
@@ -356,7 +356,7 @@ def _advice(host: Host, found: Inspection, chosen: Sequence[InspectedGroup], has
         path = place_of_sections(host).path
         what = "add these lines" if host.includes is None else "change the line files of [include]"
         yield f"{with_see(f'{host.main_file} does not read {path}. Fix: {what}', 'setup.include')}\n{lines}"
-    if not found.gate and not has_haproxy and any(group.needs_gate for group in chosen):
+    if not found.gate and not has_haproxy and any(group.needs_gate and any(group.ports.values()) for group in chosen):
         yield with_see("no port can be closed until one of the gates works, and rollouts are refused", "setup.gate")
     if CTLPLUGIN in host.sections and host.ctl_problem:
         yield with_see(host.ctl_problem, "setup.ctlplugin")

@@ -10,6 +10,7 @@ from supervisor_rolling.ctl.quantities import clock, counted, duration_text, ms,
 from supervisor_rolling.ctl.report_html import Html, items, joined, name_tag, pairs, tag
 from supervisor_rolling.ctl.report_record import Span
 from supervisor_rolling.ctl.report_words import requests_text, words
+from supervisor_rolling.ctl.rollout_lines import is_reached
 
 View = Mapping[str, Any]
 
@@ -80,7 +81,7 @@ def picture(rollout: View) -> Html:
 
 def _legend(processes: Sequence[View]) -> Html:
     used = {_kind(span) for process in processes for span in process["spans"]} | {"old"}
-    stages = STAGES if any(process["ports"] for process in processes) else {**STAGES, **WITHOUT_PORTS}
+    stages = STAGES if any(map(is_reached, processes)) else {**STAGES, **WITHOUT_PORTS}
     known = [(kind, *stages[kind]) for kind in stages if kind in used]
     texts = [joined([tag("i", class_=kind), tag("b", name), f" {text}"]) for kind, name, text in known]
     return items("ul", texts, class_="legend", aria_label="What the bars mean")
@@ -294,8 +295,8 @@ def _about(process: View, most: int) -> list[tuple[str, object]]:
 
 
 def ports_text(process: View) -> str:
-    """The ports of a process."""
-    return ", ".join(f"{port:.0f}" for port in process["ports"])
+    """The ports or unix sockets of a process."""
+    return ", ".join([*(f"{port:.0f}" for port in process["ports"]), *process["sockets"]])
 
 
 def pids_text(process: View) -> str:

@@ -21,7 +21,7 @@ from supervisor_rolling.ctl.report_html import Html, items, joined, name_tag, pa
 from supervisor_rolling.ctl.report_lanes import picture, pids_text, ports_text
 from supervisor_rolling.ctl.report_record import read
 from supervisor_rolling.ctl.report_words import forecast_text, outcome
-from supervisor_rolling.ctl.rollout_lines import UNDER_WAY, continue_line, next_steps
+from supervisor_rolling.ctl.rollout_lines import UNDER_WAY, continue_line, is_reached, next_steps
 
 View = Mapping[str, Any]
 
@@ -132,7 +132,8 @@ def _trouble(rollout: View) -> Html:
 
 
 def _failure(number: int, process: View) -> Html:
-    ports = f" (port {ports_text(process)})" if process["ports"] else ""
+    kind = "port" if process["ports"] else "socket"
+    ports = f" ({kind} {ports_text(process)})" if is_reached(process) else ""
     killed = ", after it was killed" if process["killed"] and not process["why"] else ""
     link = tag("a", name_tag(process["name"]), href=f"#p{number}")
     return joined([link, f"{ports}: {process['why'] or 'no reason given'}{killed}"])

@@ -8,7 +8,7 @@ from typing import Any
 from supervisor_rolling.core.rollout import Status
 from supervisor_rolling.core.warmup_replies import statuses_text
 from supervisor_rolling.ctl.quantities import counted, duration_text, from_to, ms
-from supervisor_rolling.ctl.rollout_lines import UNICODE, past_stages
+from supervisor_rolling.ctl.rollout_lines import UNICODE, is_reached, past_stages
 
 View = Mapping[str, Any]
 
@@ -46,7 +46,7 @@ def outcome(process: View, status: str) -> str:
             else "not open"
         )
     if process["why"] or process["replaced"]:
-        return str(process["why"] or ("open" if process["ports"] else "running"))
+        return str(process["why"] or ("open" if is_reached(process) else "running"))
     if not process["selected"]:
         return "not selected"
     return {"running": "not yet replaced", Status.LOST.value: "not known to be replaced"}.get(status, "not replaced")

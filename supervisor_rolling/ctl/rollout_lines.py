@@ -72,7 +72,7 @@ def name_width(rollout: View) -> int:
 def past_stages(process: View, requests: str = "") -> list[str]:
     """The stages that a process has been through, with durations. ``requests``: what to add to its warm-up."""
     parts = []
-    if process["drained"] and (process["ports"] or process["drained"] >= NOTABLE):
+    if process["drained"] and (is_reached(process) or process["drained"] >= NOTABLE):
         left = f" ({count_text(process['lingering_connections'])} left)" if process["lingering_connections"] else ""
         parts.append(f"drained {process['drained']:.1f} s{left}")
     if process["stopped"] >= NOTABLE:
@@ -100,15 +100,22 @@ def _present(process: View) -> str:
         return f"{process['stage']} {process['seconds']:.0f} s{left}"
     if process["failed"] or process["stage"] == "failed":
         return f"FAILED: {process['why']}"
-    return process["why"] or ("open" if process["ports"] else "running")
+    return process["why"] or ("open" if is_reached(process) else "running")
 
 
 def draining_text(process: View) -> str:
     """What a drain waits for; ``lingering_connections`` are in the rollout's view of the process alone."""
-    return f"{count_text(process['lingering_connections'])} left" if process["ports"] else "until it exits"
+    return f"{count_text(process['lingering_connections'])} left" if is_reached(process) else "until it exits"
+
+
+def is_reached(process: View) -> bool:
+    """Whether it has a port or a unix socket of its own, which is closed while it is replaced."""
+    return bool(process["ports"] or process["sockets"])
 
 
 def _ports_text(process: View) -> str:
+    if process["sockets"]:
+        return f"socket {', '.join(process['sockets'])}"
     return f"port {', '.join(map(str, process['ports']))}" if process["ports"] else ""
 
 
@@ -273,7 +280,7 @@ def _gate_lines(rollout: View, processes_after: Sequence[View]) -> list[str]:
     is_served = any(process["statename"] == "RUNNING" and process["gate"] == "open" for process in processes_after)
     texts: dict[str, list[str]] = {}
     for process in rollout["processes"]:
-        if process["stage"] == "failed" and process["ports"]:
+        if process["stage"] == "failed" and is_reached(process):
             text = _gate_text(now.get(process["name"]), is_served)
             texts.setdefault(text, []).append(f"{process['name']} ({_ports_text(process)})")
     lines = [f"{text}: {', '.join(names)}" for text, names in texts.items()]

@@ -12,7 +12,7 @@ from supervisor_rolling.core.natural_order import natural
 from supervisor_rolling.core.reason import see
 from supervisor_rolling.ctl.exit_status import DONE
 from supervisor_rolling.ctl.loaded_version import version_text
-from supervisor_rolling.ctl.rollout_lines import counted, draining_text, following_lines, waits_text
+from supervisor_rolling.ctl.rollout_lines import counted, draining_text, following_lines, is_reached, waits_text
 from supervisor_rolling.ctl.session import Session
 from supervisor_rolling.ctl.text_table import table
 from supervisor_rolling.ctl.usage import group_of, name_of
@@ -127,8 +127,8 @@ def process_lines(
 
 def _unguarded_lines(group: str, rollout: View | None, processes: Sequence[View], listener: View) -> list[str]:
     """Why no crash guard closes its ports; nothing where it has none."""
-    ports = [process["ports"] for process in rollout["processes"]] if rollout else []
-    if (ports and not any(ports)) or any(process["guarded"] for process in processes):
+    theirs = [is_reached(process) for process in rollout["processes"]] if rollout else []
+    if (theirs and not any(theirs)) or any(process["guarded"] for process in processes):
         return []
     why = UNGUARDED_OTHER if listener["running"] else UNGUARDED_NO_LISTENER
     why = UNGUARDED_INVALID.format(group=group) if listener["problem"] else why

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from supervisor_rolling.core.errors import ConfigError, GateBusyError, GateError
-from supervisor_rolling.core.policy import Config, GatePolicy
+from supervisor_rolling.core.policy import Config, GatePolicy, Policy
 from supervisor_rolling.listener.actions import Actions
 from supervisor_rolling.listener.apply import Applier
 from supervisor_rolling.listener.contracts import (
@@ -54,7 +54,8 @@ class Adapters:
     """Everything that does I/O: supervisord, the kernel, HTTP, files, threads."""
 
     supervisor: Supervisor
-    make_gate: Callable[[GatePolicy], Gate]
+    make_gate: Callable[[GatePolicy], Gate]  # for ports
+    path_gate: Gate  # for unix sockets
     sockets: Sockets
     deaths: DeathWatch
     warmups: Warmups
@@ -78,7 +79,7 @@ class Adapters:
 def assemble(given: Adapters) -> Reconciler:
     """The listener's loop body. Logs at once what would keep every rollout from working."""
     clock, errors = given.clock, GroupErrors()
-    gatekeeper = Gatekeeper(given.make_gate, given.spare_ports)
+    gatekeeper = Gatekeeper(given.make_gate, given.path_gate, given.spare_ports)
     pools = KeepalivePools(given.keepalive_closer)
     balancers = LoadBalancers(given.balancers, given.clients)
     actions = Actions(given.supervisor, gatekeeper, clock)
@@ -123,11 +124,20 @@ def _try_gate(load_config: Callable[[], Config], gatekeeper: Gatekeeper) -> None
     """Not where no group has ports; but HAProxy may still have drained what an earlier listener has closed."""
     try:
         config = load_config()
-        if config.gate.backend == HAPROXY or any(policy.ports.are_own for policy in config.groups.values()):
+        if config.gate.backend == HAPROXY or any(_needs_gate(policy) for policy in config.groups.values()):
             gatekeeper.verify(config.gate)
     except GateBusyError as error:
         log.info("cannot check the gate now: %s. The next rollout checks it again", error)
     except ConfigError:  # the crash guard's first reconcile logs it, and what it means for the guard
         pass
     except GateError as error:
-        log.warning("rollouts are refused and no port can be closed: %s", error, extra={"code": error.code})
+        log.warning(
+            "no port can be closed, and rollouts of groups with ports are refused: %s",
+            error,
+            extra={"code": error.code},
+        )
+
+
+def _needs_gate(policy: Policy) -> bool:
+    """Whether it has ports to close, as far as the policy tells."""
+    return policy.ports.are_own and not policy.sockets.is_used

@@ -120,6 +120,11 @@ class Sockets(Protocol):
         """The paths of the unix stream sockets that each of these processes or a descendant of it listens on."""
         ...
 
+    def listens_at(self, path: str, pid: int) -> bool:
+        """Whether a process or a descendant of it listens on the unix socket that clients reach at ``path``, closed or
+        not; that may be a symbolic link. Cheap while nothing is bound there."""
+        ...
+
     def accepts(self, pid: int) -> bool:
         """Whether a process or a descendant of it waits for connections on the sockets that other processes accept on,
         too; where it has none of these, on any."""

@@ -11,15 +11,16 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
 from supervisor_rolling.core import guard
-from supervisor_rolling.core.endpoint import Endpoint, Endpoints, tcp
+from supervisor_rolling.core.endpoint import Endpoint, Endpoints
 from supervisor_rolling.core.errors import SocketsError
 from supervisor_rolling.core.guard_state import GuardState
 from supervisor_rolling.core.natural_order import natural
-from supervisor_rolling.core.policy import Config, Policy, PortRule
-from supervisor_rolling.core.ports import are_shared, ports_for
+from supervisor_rolling.core.policy import Config, Policy
+from supervisor_rolling.core.ports import are_shared, endpoints_for
 from supervisor_rolling.core.process import Incarnation, Process
 from supervisor_rolling.core.snapshot import Snapshot
 from supervisor_rolling.listener.contracts import Sockets
+from supervisor_rolling.listener.own_endpoints import seen
 
 log = logging.getLogger("supervisor_rolling")
 
@@ -42,7 +43,7 @@ class CrashGuard:
         self._with_min_ready = with_min_ready
         self._config: Config | None = None
         self._policies: Mapping[str, Policy] = {}
-        self._by_rule: dict[str, tuple[PortRule, dict[str, tuple[Endpoint, ...]]]] = {}
+        self._by_rule: dict[str, tuple[Policy, dict[str, tuple[Endpoint, ...]]]] = {}
         self._by_kernel: dict[str, dict[str, tuple[Incarnation, tuple[Endpoint, ...]]]] = {}
         self._claims: dict[str, Counter[Endpoint]] = {}
         self._complaints: dict[tuple[str, str], str] = {}
@@ -87,12 +88,12 @@ class CrashGuard:
         policy = guard_state.policy
         if not policy.is_guarded:  # it is here for its spares alone
             return dict.fromkeys(processes, ())
-        found = self._listening(guard_state, processes) if policy.ports.auto else self._ruled(policy, processes)
+        found = self._listening(guard_state, processes) if policy.is_auto else self._ruled(policy, processes)
         self._claims[policy.group] = Counter(one for endpoints in found.values() for one in endpoints)
         shared = self._shared(policy.group)
-        without = [name for name in processes if not found[name] and not policy.ports.auto]
+        without = [name for name in processes if not found[name] and not policy.is_auto]
         sharing = [name for name, endpoints in found.items() if not shared.isdisjoint(endpoints)]
-        is_by_design = policy.ports.auto and are_shared(found.values())
+        is_by_design = policy.is_auto and are_shared(found.values())
         self._complain(policy.group, "finds no port for", without)
         self._complain(policy.group, "gives a port of another process to", [] if is_by_design else sharing)
         return {name: () if name in sharing else endpoints for name, endpoints in found.items()} if sharing else found
@@ -113,9 +114,9 @@ class CrashGuard:
 
     def _ruled(self, policy: Policy, processes: Mapping[str, Process]) -> Endpoints:
         rule, known = self._by_rule.get(policy.group, (None, {}))
-        if rule != policy.ports or known.keys() != processes.keys():
-            known = {name: tuple(map(tcp, ports_for(policy.ports, name))) for name in processes}
-            self._by_rule[policy.group] = (policy.ports, known)
+        if rule != policy or known.keys() != processes.keys():
+            known = {name: endpoints_for(policy, name) for name in processes}
+            self._by_rule[policy.group] = (policy, known)
         return known
 
     def _listening(self, guard_state: GuardState, processes: Mapping[str, Process]) -> Endpoints:
@@ -131,7 +132,7 @@ class CrashGuard:
             if process.state == "RUNNING" and process.pid
             if not known[name][1] or (process.warm and known[name][0] != process.incarnation)
         }
-        found, why = self._ports_of({name: one.pid for name, one in asked.items()})
+        found, why = self._seen(guard_state.policy, {name: one.pid for name, one in asked.items()})
         for name, one in asked.items():
             known[name] = (one, found[name]) if found[name] else (NONE, known[name][1])
         self._by_kernel[guard_state.group] = known
@@ -143,18 +144,18 @@ class CrashGuard:
         )
         return {name: endpoints for name, (_, endpoints) in known.items()}
 
-    def _ports_of(self, pids: Mapping[str, int]) -> tuple[Endpoints, dict[str, str]]:
+    def _seen(self, policy: Policy, pids: Mapping[str, int]) -> tuple[Endpoints, dict[str, str]]:
         """Those of each process, and the reason where they cannot be seen. All at once, which reads /proc once; where
         one cannot be seen, one by one."""
         if not pids:
             return {}, {}
         try:
-            found = self._sockets.ports_of(list(pids.values()))
-            return {name: tuple(map(tcp, found[pid])) for name, pid in pids.items()}, {}
+            found = seen(self._sockets, policy, list(pids.values()))
+            return {name: found[pid] for name, pid in pids.items()}, {}
         except SocketsError as error:
             if len(pids) == 1:
                 return dict.fromkeys(pids, ()), dict.fromkeys(pids, str(error))
-        each = [self._ports_of({name: pid}) for name, pid in pids.items()]
+        each = [self._seen(policy, {name: pid}) for name, pid in pids.items()]
         return {k: v for found, _ in each for k, v in found.items()}, {k: v for _, why in each for k, v in why.items()}
 
     def _complain(self, group: str, problem: str, names: list[str], why: str = "") -> None:

@@ -14,13 +14,16 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from supervisor_rolling.core.connections import peer_of
+from supervisor_rolling.core.endpoint import UNIX
 from supervisor_rolling.core.errors import SocketsError
 from supervisor_rolling.core.jobs import NotificationJob, NotificationStatus
 from supervisor_rolling.core.policy import BYPASS_ADDRESS, BYPASS_MARK
 from supervisor_rolling.core.text import printable
 from supervisor_rolling.listener.contracts import Sockets
+from supervisor_rolling.listener.system import socket_paths
 from supervisor_rolling.listener.system.bypass import SO_MARK, reached_at
 from supervisor_rolling.listener.system.threads import at_usual_priority
 
@@ -89,20 +92,26 @@ class _Notification(threading.Thread):
 
     def _send(self) -> int:
         """The status code of the answer. Raises OSError, HTTPException or SocketsError."""
-        job, port = self.job, self.job.endpoints[0].port
+        job, first = self.job, self.job.endpoints[0]
+        if first.kind == UNIX:
+            with socket.socket(socket.AF_UNIX) as own:
+                return self._sent(own, socket_paths.current(first.address), http.client.HTTPConnection("localhost"))
+        port = first.port
         listeners = self._sockets.listeners([port])[port]
         address = reached_at(listeners, job.bypass) if listeners else ""
         if not address:
             raise SocketsError(f"port {port} cannot be reached (it listens on: {', '.join(listeners) or 'nothing'})")
         with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as own:
             self._bind(own, address)
-            own.settimeout(TIMEOUT)
-            own.connect((address, port))
-            connection = http.client.HTTPConnection(address, port, TIMEOUT)
-            connection.sock = own
-            method, _, path = job.request.partition(" ")
-            connection.request(method, path, headers={"Connection": "close", **job.headers})
-            return connection.getresponse().status
+            return self._sent(own, (address, port), http.client.HTTPConnection(address, port, TIMEOUT))
+
+    def _sent(self, own: socket.socket, to: Any, connection: http.client.HTTPConnection) -> int:
+        own.settimeout(TIMEOUT)
+        own.connect(to)
+        connection.sock = own
+        method, _, path = self.job.request.partition(" ")
+        connection.request(method, path, headers={"Connection": "close", **self.job.headers})
+        return connection.getresponse().status
 
     def _bind(self, own: socket.socket, address: str) -> None:
         """Bind to an address that passes the gate. The peer is known before it connects, or the connection would be

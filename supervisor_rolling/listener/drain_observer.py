@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from supervisor_rolling.core.connections import Connection, Connections, KeepaliveReuse
 from supervisor_rolling.core.drain import is_overdue
-from supervisor_rolling.core.endpoint import Endpoint
+from supervisor_rolling.core.endpoint import Endpoint, unix_paths
 from supervisor_rolling.core.gate_leaks import GateLeaks
 from supervisor_rolling.core.group import draining
 from supervisor_rolling.core.guard_state import GuardState
@@ -67,7 +67,7 @@ class DrainObserver:
         peers = {m.name: frozenset(peer for one in m.endpoints for peer in found[one].peers) - ours for m in members}
         unclosed = self._unclosed_since(rollout.group, members, at)
         left = self._gatekeeper.in_flight(found) if found else None
-        leaks = self._leaks_of(rollout.group, members, peers, at)
+        leaks = self._leaks_of(rollout.group, [m for m in members if _shows_leaks(m, rollout)], peers, at)
         if left is not None:
             leaks = self._past_the_balancer(leaks, members, found, rollout, at)
         closing = [m for m in members if self._pools.is_closing(m)]
@@ -110,6 +110,7 @@ class DrainObserver:
         """The clients that got through a closed gate. If a port was open for a moment since the gate was last read
         (another program flushed the rules), it is closed again, and that was no leak."""
         since = self._closed_since(members)
+        peers = {name: those for name, those in peers.items() if name in since}
         found = self._leaks.setdefault(group, GateLeaks()).find(peers, since, at)
         if found:
             self._gatekeeper.renew()
@@ -140,6 +141,11 @@ class DrainObserver:
 
     def _closed_since(self, members: Sequence[Member]) -> dict[str, float]:
         return {member.name: closed_since(member, self._gatekeeper.closed_since) for member in members}
+
+
+def _shows_leaks(member: Member, rollout: Rollout) -> bool:
+    """Not at a unix socket where the listener connects itself: its connection there looks like any other."""
+    return not (rollout.policy.drain.request and unix_paths(member.endpoints))
 
 
 def _sum(member: Member, left: Mapping[Endpoint, int]) -> int:

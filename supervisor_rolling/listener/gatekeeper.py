@@ -1,10 +1,12 @@
-"""One gate at a time, and what is known of it: the listener's memory of what it holds closed."""
+"""One gate for ports at a time, that for unix sockets beside it, and what is known of both: the listener's memory of
+what it holds closed."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from supervisor_rolling.core.connections import Connections
 from supervisor_rolling.core.endpoint import Endpoint, endpoints_text
@@ -14,6 +16,8 @@ from supervisor_rolling.core.preflight_report import Finding, Severity
 from supervisor_rolling.listener.contracts import Gate, RequestCounter, SparePorts
 
 log = logging.getLogger("supervisor_rolling")
+
+T = TypeVar("T")
 
 Place = tuple[object, ...]
 
@@ -38,8 +42,9 @@ class Gatekeeper:
     policy with a typing error opens nothing.
     """
 
-    def __init__(self, make_gate: Callable[[GatePolicy], Gate], spare_ports: SparePorts) -> None:
+    def __init__(self, make_gate: Callable[[GatePolicy], Gate], path_gate: Gate, spare_ports: SparePorts) -> None:
         self._make_gate = make_gate
+        self._path_gate = path_gate
         self._spare_ports = spare_ports
         self._policy: GatePolicy | None = None
         self._gate: Gate | None = None
@@ -52,11 +57,6 @@ class Gatekeeper:
         self.closed_since: Mapping[Endpoint, float] = {}  # as the last ``hold`` found it
         self.problem = ""  # of the last ``hold``
         self.is_busy = False  # another program holds the lock: worth a try soon
-
-    @property
-    def closes(self) -> frozenset[str] | None:
-        """The kinds of endpoints that the gate in force can close; None where there is none yet."""
-        return self._gate.closes if self._gate else None
 
     @property
     def is_holding(self) -> bool:
@@ -80,6 +80,10 @@ class Gatekeeper:
     def hold_by(self, policy: GatePolicy, closed: Mapping[Endpoint, str], drained: Collection[Endpoint] = ()) -> None:
         """``hold`` with the gate of a rollout's own policy: a new listener goes on with it, whatever the YAML says now.
         Where that does not work the one before it still holds the ports, and ``problem`` says so."""
+        if closed.keys() <= _of(self._path_gate, closed).keys():
+            self._policy_problem = ""
+            self._hold(closed, drained)
+            return
         try:
             gate = self._gate_of(policy)
         except GateError as error:
@@ -93,16 +97,21 @@ class Gatekeeper:
             self._hold(closed, drained)
 
     def hold(self, closed: Mapping[Endpoint, str]) -> None:
-        """Close exactly these ports. One that did not close is not in ``closed_since``; ``problem`` says why."""
+        """Close exactly these endpoints. One that did not close is not in ``closed_since``; ``problem`` says why."""
         self._policy_problem = ""
         self._hold(closed)
 
     def _hold(self, closed: Mapping[Endpoint, str], drained: Collection[Endpoint] = ()) -> None:
         self._held, self._drained = closed, drained
         self.knows = True
-        if self._gate is None:
-            self._note({}, self._policy_problem)
-            return
+        of_paths, path_problem = self._held_by(self._path_gate, closed, drained)
+        found, problem = self._hold_ports(closed, drained) if self._gate is not None else ({}, self._policy_problem)
+        self._note({**found, **of_paths}, path_problem or problem)
+
+    def _hold_ports(
+        self, closed: Mapping[Endpoint, str], drained: Collection[Endpoint]
+    ) -> tuple[Mapping[Endpoint, float], str]:
+        assert self._gate is not None
         spare = self._spare_ports.wanted()
         found, problem = self._held_by(self._gate, {**closed, **dict.fromkeys(spare, PROBE_COMMENT)}, drained)
         if not self.is_busy:
@@ -117,20 +126,17 @@ class Gatekeeper:
                 endpoints_text(opened),
                 extra={"code": "gate.restored"},
             )
-        self._note(found, problem or self._open_old_gates() or self._policy_problem)
+        return found, problem or self._open_old_gates() or self._policy_problem
 
     def facts(self, endpoints: Mapping[Endpoint, str]) -> GateFacts:
-        """What is known of the gate in force, and what others have done so that it could not close these endpoints."""
-        try:
-            findings = tuple(self._gate.inspect(endpoints)) if self._gate else ()
-        except GateError as error:
-            findings = (gate_finding(error),)
+        """What is known of the gates for these endpoints, and what keeps them from being closed."""
+        gates = [gate for gate in (self._gate, self._path_gate) if gate is not None and _of(gate, endpoints)]
         return GateFacts(
-            self._gate.description if self._gate else "none",
-            self._gate is not None and not isinstance(self._gate, RequestCounter),
+            "; ".join(gate.description for gate in gates) or "none",
+            self._gate in gates and not isinstance(self._gate, RequestCounter),
             self.knows,
             frozenset(self.closed_since),
-            findings,
+            tuple(finding for gate in gates for finding in _inspected(gate, endpoints)),
         )
 
     def renew(self) -> None:
@@ -144,16 +150,19 @@ class Gatekeeper:
         connections; None where it does not. One that cannot tell now leaves all that the kernel found."""
         if not isinstance(self._gate, RequestCounter):
             return None
+        counted = {endpoint: len(those.peers) for endpoint, those in found.items()}
         try:
-            return self._gate.in_flight(found)
+            return {**counted, **self._gate.in_flight(_of(self._gate, found))}
         except GateError as error:
             self._note(self.closed_since, str(error))
-            return {endpoint: len(those.peers) for endpoint, those in found.items()}
+            return counted
 
     def bypassed(self, found: Mapping[Endpoint, Connections]) -> frozenset[Endpoint]:
         """The endpoints that get connections past the gate; see ``RequestCounter.bypassed``."""
         try:
-            return self._gate.bypassed(found) if isinstance(self._gate, RequestCounter) else frozenset()
+            return (
+                self._gate.bypassed(_of(self._gate, found)) if isinstance(self._gate, RequestCounter) else frozenset()
+            )
         except GateError as error:
             self._note(self.closed_since, str(error))
             return frozenset()
@@ -171,20 +180,21 @@ class Gatekeeper:
     ) -> str:
         """Put a gate in force that holds all of ``closed``, or return why it does not. It opens nothing yet if nothing
         is known to be closed: the first observation may find what an earlier listener has closed."""
-        found, problem = self._held_by(gate, closed, drained) if closed else ({}, "")
+        wanted = _of(gate, closed)
+        found, problem = self._held_by(gate, wanted, drained) if wanted else ({}, "")
         old, old_place = self._gate, _place(self._gate, self._policy)
         place = _place(gate, policy)
-        if old is not None and not found.keys() >= closed.keys():
+        if old is not None and not found.keys() >= wanted.keys():
             if found and place != old_place:
                 self._old_gates[place] = gate
             return problem or "the gate of the changed policy could not close all ports"
         self._gate, self._policy, self._next = gate, policy, None
         self._held, self._drained = closed, drained
-        self.closed_since = {}  # a new gate knows nothing of what it finds
+        self.closed_since = _of(self._path_gate, self.closed_since)  # a new gate knows nothing of what it finds
         self._old_gates.pop(place, None)
         if old is not None and old_place != place:
             self._old_gates[old_place] = old
-        self._note(found, problem or self._open_old_gates())
+        self._note({**_of(self._path_gate, self.closed_since), **found}, problem or self._open_old_gates())
         return ""
 
     def _open_old_gates(self) -> str:
@@ -197,10 +207,11 @@ class Gatekeeper:
     def _held_by(
         self, gate: Gate, closed: Mapping[Endpoint, str], drained: Collection[Endpoint] = ()
     ) -> tuple[Mapping[Endpoint, float], str]:
-        """What a gate holds of this, each port with its moment; and what went wrong, if anything."""
+        """What a gate holds of this, each endpoint that it can close with its moment; and what went wrong, if
+        anything."""
         self.is_busy = False
         try:
-            return gate.hold(closed, drained), ""
+            return gate.hold(_of(gate, closed), [one for one in drained if one.kind in gate.closes]), ""
         except PartlyClosedError as error:
             self.is_busy = isinstance(error, GateBusyError)
             return error.closed, str(error)
@@ -213,6 +224,18 @@ class Gatekeeper:
         elif self.problem and not problem:
             log.info("the gate works again")
         self.closed_since, self.problem = closed_since, problem
+
+
+def _of(gate: Gate, found: Mapping[Endpoint, T]) -> dict[Endpoint, T]:
+    """Those that a gate can close."""
+    return {endpoint: value for endpoint, value in found.items() if endpoint.kind in gate.closes}
+
+
+def _inspected(gate: Gate, endpoints: Mapping[Endpoint, str]) -> Sequence[Finding]:
+    try:
+        return gate.inspect(_of(gate, endpoints))
+    except GateError as error:
+        return [gate_finding(error)]
 
 
 def gate_finding(error: GateError) -> Finding:

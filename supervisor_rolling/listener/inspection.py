@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from supervisor_rolling import __version__, file_trust
 from supervisor_rolling.codec import dump, load
 from supervisor_rolling.core.checks import clients, nginx
-from supervisor_rolling.core.endpoint import Endpoints, tcp
+from supervisor_rolling.core.endpoint import Endpoints, tcp, unix, unix_paths
 from supervisor_rolling.core.errors import ConfigError, GateError, SocketsError
 from supervisor_rolling.core.policy import BalancerPolicy, Config, GatePolicy, Policy, PortRule
 from supervisor_rolling.core.preflight_report import Finding
@@ -30,6 +31,7 @@ from supervisor_rolling.listener.client_discovery import ConnectedClients
 from supervisor_rolling.listener.gates import make_gate
 from supervisor_rolling.listener.kernel_sockets import KernelSockets
 from supervisor_rolling.listener.load_balancers import LoadBalancerFacts, LoadBalancers
+from supervisor_rolling.listener.own_endpoints import application_sockets
 from supervisor_rolling.listener.system.bypass import reached_at
 
 READY_PATHS = ("/health", "/healthz", "/ping", "/status")
@@ -106,11 +108,11 @@ def _group(name: str, pids: Mapping[str, int]) -> InspectedGroup:
         found = InspectedGroup(
             name,
             {process: tuple(ports[pid]) for process, pid in pids.items()},
-            {process: tuple(unix[pid]) for process, pid in pids.items()},
+            {process: unix_paths(application_sockets(unix[pid])) for process, pid in pids.items()},
         )
         if unfit(found) or not found.needs_gate:
             return found
-        listening = sockets.listeners([those[0] for those in found.ports.values()][:MAX_ASKED])
+        listening = sockets.listeners([those[0] for those in found.ports.values() if those][:MAX_ASKED])
     except SocketsError as error:
         return InspectedGroup(name, problem=str(error))
     return _with_balancer(_with_answers(found, listening))
@@ -119,6 +121,7 @@ def _group(name: str, pids: Mapping[str, int]) -> InspectedGroup:
 def _with_answers(group: InspectedGroup, listening: Mapping[int, tuple[str, ...]]) -> InspectedGroup:
     """The group, with what its processes answer. ``listening``: the addresses of some of its ports."""
     asked = [(reached_at(addresses, BYPASS), port) for port, addresses in listening.items() if addresses]
+    asked += [(those[0], 0) for those in group.unix.values() if those and not listening][:MAX_ASKED]
     status = _status(*asked[0], "/") if asked else 0
     paths = READY_PATHS if status else ()
     ready = next((path for path in paths if all(_status(*one, path) == OK for one in asked)), "")
@@ -126,9 +129,14 @@ def _with_answers(group: InspectedGroup, listening: Mapping[int, tuple[str, ...]
 
 
 def _status(address: str, port: int, path: str) -> int:
-    """The status of the answer to GET; 0 where there is none, or it is no HTTP."""
-    connection = http.client.HTTPConnection(address, port, timeout=ANSWER_TIMEOUT)
+    """The status of the answer to GET; 0 where there is none, or it is no HTTP. Without a port the address is the path
+    of a unix socket."""
+    connection = http.client.HTTPConnection(address if port else "localhost", port or 80, timeout=ANSWER_TIMEOUT)
     try:
+        if not port:
+            connection.sock = socket.socket(socket.AF_UNIX)
+            connection.sock.settimeout(ANSWER_TIMEOUT)
+            connection.sock.connect(address)
         connection.request("GET", path)
         return connection.getresponse().status
     except (OSError, http.client.HTTPException):
@@ -139,7 +147,10 @@ def _status(address: str, port: int, path: str) -> int:
 
 def _with_balancer(group: InspectedGroup) -> InspectedGroup:
     """The group, with the load balancer before it, and what is wrong with that one."""
-    endpoints: Endpoints = {process: tuple(map(tcp, ports)) for process, ports in group.ports.items()}
+    endpoints: Endpoints = {
+        process: tuple(map(tcp, ports)) or tuple(map(unix, group.unix.get(process, ())))
+        for process, ports in group.ports.items()
+    }
     policy = Policy(group.name, PortRule(auto=True))
     facts, policy = _read_balancers(policy, endpoints)
     if not (facts.nginx and facts.nginx.servers):
@@ -176,9 +187,9 @@ def _source(facts: LoadBalancerFacts) -> str:
 
 
 def _findings(facts: LoadBalancerFacts, policy: Policy, endpoints: Endpoints) -> Iterator[Finding]:
-    ports = {one.port: process for process, those in endpoints.items() for one in those}
+    owners = {one: process for process, those in endpoints.items() for one in those}
     if facts.nginx and facts.nginx.servers:
-        yield from nginx.findings(facts.nginx, policy, limit_for(policy.max_unavailable, len(endpoints)), ports)
+        yield from nginx.findings(facts.nginx, policy, limit_for(policy.max_unavailable, len(endpoints)), owners)
     elif facts.nginx:
         yield from clients.unread(facts.clients, policy, facts.nginx.nginx.source)
     yield from clients.findings(facts.clients, policy, bool(facts.nginx and facts.nginx.servers))

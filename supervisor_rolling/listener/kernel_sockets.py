@@ -1,4 +1,4 @@
-"""The ``Sockets`` of ``contracts.py``: the connections of a port, and the ports that a process listens on.
+"""The ``Sockets`` of ``contracts.py``: the connections of a port or a unix socket, and where a process listens.
 
 Only the server's end counts, the socket with the port as its local port: over loopback the kernel has both ends.
 ESTABLISHED (with the accept queue), SYN_RECV and CLOSE_WAIT are connections that a process may still have to answer. A
@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import heapq
 import math
+import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from supervisor_rolling.core.checks.processes import Wrapper
 from supervisor_rolling.core.connections import Connection, Connections
-from supervisor_rolling.core.endpoint import Endpoint, tcp, tcp_ports
+from supervisor_rolling.core.endpoint import Endpoint, tcp, tcp_ports, unix, unix_paths
 from supervisor_rolling.core.errors import SocketsError
 from supervisor_rolling.core.port_use import Holder, PortUse
 from supervisor_rolling.core.ports import overlap
-from supervisor_rolling.listener.system import accepting, procfs
+from supervisor_rolling.listener.system import accepting, procfs, socket_paths
 from supervisor_rolling.listener.system.sock_diag import (
     ANSWERABLE,
     CLOSE_WAIT,
@@ -35,7 +36,9 @@ class KernelSockets:
 
     def connections(self, endpoints: Collection[Endpoint], oldest: int = 0) -> Mapping[Endpoint, Connections]:
         """See ``Sockets.connections``."""
-        ports = tcp_ports(endpoints)
+        return {**self._of_ports(tcp_ports(endpoints), oldest), **self._of_paths(unix_paths(endpoints))}
+
+    def _of_ports(self, ports: Collection[int], oldest: int) -> dict[Endpoint, Connections]:
         connected: dict[int, list[TcpSocket]] = {port: [] for port in ports}
         if ports:
             for one in tcp_sockets(ANSWERABLE, ports, with_traffic=oldest > 0):
@@ -48,6 +51,19 @@ class KernelSockets:
             )
             for port, those in connected.items()
         }
+
+    def _of_paths(self, paths: Collection[str]) -> dict[Endpoint, Connections]:
+        """Of unix sockets the kernel shows neither the age of a connection nor when bytes moved. One that was bound by
+        a relative path counts for every path that ends in it."""
+        names: dict[str, list[str]] = {}
+        for name, peer in procfs.connected_unix() if paths else ():
+            names.setdefault(name, []).append(peer)
+        found: dict[Endpoint, Connections] = {}
+        for path in paths:
+            own = socket_paths.bound(path)
+            peers = [peer for name, those in names.items() if socket_paths.is_named(own, name) for peer in those]
+            found[unix(path)] = Connections(frozenset(peers))
+        return found
 
     def listeners(self, ports: Collection[int]) -> Mapping[int, tuple[str, ...]]:
         """See ``Sockets.listeners``."""
@@ -65,7 +81,16 @@ class KernelSockets:
     def unix_of(self, pids: Collection[int]) -> Mapping[int, tuple[str, ...]]:
         """See ``Sockets.unix_of``."""
         held, listening = procfs.inodes_of(pids), procfs.listening_unix()
-        return {pid: tuple(sorted(listening[inode] for inode in held[pid] & listening.keys())) for pid in pids}
+        names = {pid: [listening[inode] for inode in held[pid] & listening.keys()] for pid in pids}
+        return {pid: tuple(sorted(_full(name, pid) for name in those)) for pid, those in names.items()}
+
+    def listens_at(self, path: str, pid: int) -> bool:
+        """See ``Sockets.listens_at``."""
+        own = socket_paths.bound(path)
+        found = {inode for inode, name in procfs.listening_unix().items() if socket_paths.is_named(own, name)}
+        if not found or not found.isdisjoint(procfs.own_inodes(pid)):
+            return bool(found)
+        return not found.isdisjoint(procfs.inodes_of([pid])[pid])
 
     def accepts(self, pid: int) -> bool:
         """See ``Sockets.accepts``."""
@@ -120,6 +145,11 @@ class KernelSockets:
         listening = {one.inode: one.port for one in tcp_sockets((LISTEN,), ports)} if ports else {}
         held = procfs.holders(listening) if listening else {}
         return {**held, **_clients(set(ports).difference(listening.values()))}
+
+
+def _full(name: str, pid: int) -> str:
+    """The full path of a socket that a process has bound; of an abstract one (``@name``) its name."""
+    return name if name.startswith("@") else os.path.normpath(os.path.join(procfs.directory_of(pid), name))
 
 
 def _clients(ports: Collection[int]) -> dict[int, Holder]:

@@ -51,7 +51,7 @@ class LoadBalancers:
         difference what connects to the ports, and a group without ports of its own has none that could tell."""
         if not policy.ports.are_own:
             return True
-        every = _every(endpoints) if backend != HAPROXY else ()
+        every = _ports(endpoints) if backend != HAPROXY else ()
         is_read = self._balancers.read(policy.balancer, since) is not None
         are_seen = not every or self._clients.find(policy.group, every, since) is not None
         return is_read and are_seen
@@ -59,11 +59,10 @@ class LoadBalancers:
     def found(self, policy: Policy, endpoints: Endpoints) -> LoadBalancerFacts:
         """What was read last."""
         configuration, clients = self._balancers.last_read(policy.balancer), self._clients.last_found(policy.group)
+        every = {one for those in endpoints.values() for one in those}
         return LoadBalancerFacts(
-            group_in_nginx(configuration, _every(endpoints), bool(policy.balancer.nginx))
-            if configuration is not None
-            else None,
-            group_clients(clients or (), _every(endpoints)),
+            group_in_nginx(configuration, every, bool(policy.balancer.nginx)) if configuration is not None else None,
+            group_clients(clients or (), _ports(endpoints)),
             clients is not None,
         )
 
@@ -99,5 +98,5 @@ def _min_ready(found: LoadBalancerFacts, backend: str) -> tuple[float | None, st
     return (None, "") if by_others is None else max((own[0] or 0.0, own[1]), by_others)
 
 
-def _every(endpoints: Endpoints) -> tuple[int, ...]:
+def _ports(endpoints: Endpoints) -> tuple[int, ...]:
     return tuple(port for those in endpoints.values() for port in tcp_ports(those))

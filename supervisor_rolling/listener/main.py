@@ -129,6 +129,7 @@ def _reconciler(
     from supervisor_rolling.listener.drain_notification import HttpNotifications
     from supervisor_rolling.listener.gate_probe import ProbedPorts, RealGateProbes
     from supervisor_rolling.listener.gates import make_gate
+    from supervisor_rolling.listener.gates.path import PathGate
     from supervisor_rolling.listener.history_file import FileHistory
     from supervisor_rolling.listener.hook_runner import CommandHooks
     from supervisor_rolling.listener.keepalive_closer import StatusLineRewriter
@@ -164,6 +165,7 @@ def _reconciler(
                 os.environ, lambda: channel.key, wait=wait, problem=lambda: policies.problem, groups=policies.groups
             ),
             make_gate=lambda policy: make_gate(policy, owner, clock),
+            path_gate=PathGate(url, clock),
             sockets=sockets,
             deaths=deaths,
             warmups=HttpWarmups(sockets, wake),

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 
 from supervisor_rolling.core.checks import clients, conntrack, nginx, processes, settings, shared, workers
 from supervisor_rolling.core.checks.processes import Listening, Wrapper, is_up
-from supervisor_rolling.core.endpoint import Endpoints, tcp
+from supervisor_rolling.core.endpoint import Endpoint, Endpoints, unix_paths
 from supervisor_rolling.core.errors import ConfigError, GateError, RollingError, SocketsError
 from supervisor_rolling.core.observation import Observation
 from supervisor_rolling.core.own_warmup import result_of
-from supervisor_rolling.core.policy import Config, Policy, PortRule
-from supervisor_rolling.core.ports import are_shared, ports_for
+from supervisor_rolling.core.policy import Config, Policy, PortRule, SocketRule
+from supervisor_rolling.core.ports import are_shared, endpoints_for
 from supervisor_rolling.core.preflight_report import Finding, Report, Settings, Severity, error_if
 from supervisor_rolling.core.process import Process
 from supervisor_rolling.core.rollout import Rollout
@@ -25,6 +25,7 @@ from supervisor_rolling.core.text import MAX_LISTED
 from supervisor_rolling.listener.contracts import NO_ANSWER, Background, GateProbes, Sockets, WhileClosed
 from supervisor_rolling.listener.gatekeeper import GateFacts, gate_finding
 from supervisor_rolling.listener.load_balancers import LoadBalancerFacts
+from supervisor_rolling.listener.own_endpoints import seen
 
 log = logging.getLogger("supervisor_rolling")
 
@@ -104,20 +105,14 @@ class Preflight:
         try:
             policy, *_ = [policy_of(config, group) for group in (request.group, *request.following)]
             pids = [process.pid for process in there.values() if process.pid]
-            listening = self._sockets.ports_of(pids) if policy.ports.auto else {}
-            if policy.ports.auto and (request.settings.is_fcgi or self._are_shared(listening)):
-                policy = replace(policy, ports=PortRule(shared=True))
+            listening = seen(self._sockets, policy, pids) if policy.is_auto else {}
+            if policy.is_auto and (request.settings.is_fcgi or are_shared(listening.values())):
+                policy = replace(policy, ports=PortRule(shared=True), sockets=SocketRule())
                 config = replace(config, groups={**config.groups, policy.group: policy})
             endpoints = _endpoints(policy, there, listening, known, held)
         except RollingError as error:
             return Draft(config, {}, error, findings)
         return Draft(config, endpoints, None, findings)
-
-    def _are_shared(self, ports: Mapping[int, Sequence[int]]) -> bool:
-        """Whether processes accept on one socket: a port or, where they have none, a unix socket. ``ports``: of each
-        pid."""
-        unix = self._sockets.unix_of(list(ports)) if not any(ports.values()) else {}
-        return are_shared(ports.values()) or are_shared(unix.values())
 
     def _inspect(self, subject: Subject) -> Report:
         rollout, found = subject.rollout, list(subject.findings)
@@ -138,24 +133,35 @@ class Preflight:
         return Report(rollout.group) if subject.kind == "resume" else self._report(subject, found)
 
     def _check_ports(self, rollout: Rollout, there: Mapping[str, Process]) -> None:
-        """Raise ConfigError if a process listens on other ports than the policy says: the wrong port would be closed.
-        A process that listens on none may have its port through another one, such as a container's proxy."""
+        """Raise ConfigError if a process listens elsewhere than the policy says: the wrong port would be closed. A
+        process that listens on no port may have its port through another one, such as a container's proxy."""
         running = [m for m in rollout.members if m.endpoints and is_up(m, there)]
+        pids = [there[member.name].pid for member in running]
         try:
-            found = self._sockets.ports_of([there[member.name].pid for member in running])
+            ports = self._sockets.ports_of(pids)
+            astray = [
+                (m.name, pid, path)
+                for m, pid in zip(running, pids)
+                for path in unix_paths(m.endpoints)
+                if not self._sockets.listens_at(path, pid)
+            ]
+            paths = self._sockets.unix_of(pids) if astray else {}
         except SocketsError as error:
             log.info("cannot check that %s listens where rolling.yaml says: %s", rollout.group, error)
             return
         wrong = [
-            f"{m.name} listens on {', '.join(map(str, ports))} and not on {m.ports[0]}"
-            for m, ports in ((m, found[there[m.name].pid]) for m in running)
-            if ports and not set(ports) & set(m.ports)
+            f"{m.name} listens on {', '.join(map(str, ports[pid]))} and not on {m.ports[0]}"
+            for m, pid in zip(running, pids)
+            if m.ports and ports[pid] and not set(ports[pid]) & set(m.ports)
+        ]
+        wrong += [
+            f"{n} listens on {', '.join(paths[pid]) or 'no unix socket'}, not on {path}" for n, pid, path in astray
         ]
         if wrong:
             more = f"; and {len(wrong) - MAX_LISTED} more" if len(wrong) > MAX_LISTED else ""
-            key = f"groups.{rollout.group}.ports"
+            key = f"groups.{rollout.group}.{'sockets' if rollout.policy.sockets.is_used else 'ports'}"
             by_auto = f"let each listen where it listened before, or name the ports in {key}"
-            fix = by_auto if rollout.policy.ports.auto else f"correct {key} in rolling.yaml"
+            fix = by_auto if rollout.policy.is_auto else f"correct {key} in rolling.yaml"
             raise ConfigError(f"{'; '.join(wrong[:MAX_LISTED])}{more}. Fix: {fix}")
 
     def _of_metrics(self, address: str) -> Iterator[Finding]:
@@ -179,7 +185,8 @@ class Preflight:
             found += self._of_shared_socket(rollout, observed)
             checked.append("ports: shared, nothing is closed")
         has_ports = any(member.endpoints for member in rollout.members)
-        checked.append(f"{len(rollout.members)} processes{' and their ports' if has_ports else ''}")
+        theirs = "sockets" if any(unix_paths(member.endpoints) for member in rollout.members) else "ports"
+        checked.append(f"{len(rollout.members)} processes{f' and their {theirs}' if has_ports else ''}")
         skipped += _starting(rollout, observed)
         if given.processes:
             found += settings.findings(given, rollout.policy)
@@ -299,16 +306,16 @@ class Preflight:
 def _endpoints(
     policy: Policy,
     there: Mapping[str, Process],
-    listening: Mapping[int, Sequence[int]],
+    listening: Mapping[int, tuple[Endpoint, ...]],
     known: Endpoints,
     held: Collection[str],
 ) -> Endpoints:
-    """The endpoints of each process. ``listening``: the ports of each pid; not what counts for one that is kept closed
+    """The endpoints of each process. ``listening``: those of each pid; not what counts for one that is kept closed
     until it is warm."""
-    if not policy.ports.auto:
-        return {name: tuple(map(tcp, ports_for(policy.ports, name))) for name in there}
+    if not policy.is_auto:
+        return {name: endpoints_for(policy, name) for name in there}
     found = {
-        name: tuple(map(tcp, listening.get(process.pid, ())))
+        name: listening.get(process.pid, ())
         for name, process in there.items()
         if process.warm or name not in held or not known.get(name)
     }
@@ -360,8 +367,8 @@ def _of_nginx(subject: Subject, listening: Listening, checked: list[str], skippe
     else:
         sure = "" if group.is_certain else ", by its ports alone, so that nothing in it refuses a rollout"
         checked.append(f"nginx ({group.nginx.source}, min_ready_seconds {policy.min_ready_seconds:g}{sure})")
-        by_port = {port: m.name for m in rollout.members for port in m.ports}
-        yield from nginx.findings(group, policy, rollout.limit, by_port, listening.addresses or {})
+        owners = {endpoint: m.name for m in rollout.members for endpoint in m.endpoints}
+        yield from nginx.findings(group, policy, rollout.limit, owners, listening.addresses or {})
 
 
 def _unread(subject: Subject) -> Sequence[Finding]:
@@ -375,6 +382,11 @@ def _unread(subject: Subject) -> Sequence[Finding]:
 
 def _of_clients(subject: Subject, checked: list[str], skipped: list[str]) -> Iterator[Finding]:
     if subject.rollout.gate.backend == "haproxy":
+        return
+    if not any(member.ports for member in subject.rollout.members):
+        skipped.append(
+            "which programs connect to the unix sockets: of load balancers only nginx's configuration is read"
+        )
         return
     if not subject.balancers.are_clients_known:
         skipped.append("what connects to the processes: not known yet. Fix: check again")

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from supervisor_rolling.core import machine
 from supervisor_rolling.core.admission import (
     begin,
-    check_gate,
     check_max_failures,
     check_not_last_serving,
     kept_closed,
@@ -21,7 +20,7 @@ from supervisor_rolling.core.admission import (
     narrowed,
     resumed,
 )
-from supervisor_rolling.core.endpoint import Endpoints
+from supervisor_rolling.core.endpoint import Endpoints, tcp_ports
 from supervisor_rolling.core.errors import (
     ConfigError,
     GateBusyError,
@@ -149,7 +148,7 @@ class RolloutRequests:
             raise draft.problem
         self._verify(waiting, draft, request.group)
         rollout = rollout_for(request, draft, group)
-        for objection in objections(rollout, group.observed.processes, self._gatekeeper.closes):
+        for objection in objections(rollout, group.observed.processes):
             raise objection
         if not self._is_read(waiting, rollout):
             return False
@@ -195,10 +194,7 @@ class RolloutRequests:
                 found.append(finding_of(error, request.group))
             self._supervisor.report(request.id, Report(request.group, tuple(found)))
             return True
-        found += [
-            finding_of(error, request.group)
-            for error in objections(rollout, group.observed.processes, self._gatekeeper.closes)
-        ]
+        found += [finding_of(error, request.group) for error in objections(rollout, group.observed.processes)]
         if not self._gatekeeper.knows:  # so soon after the start, nothing was held yet
             self.is_retrying = True
             return False
@@ -211,9 +207,11 @@ class RolloutRequests:
         return True
 
     def _verify(self, waiting: _Waiting, draft: Draft, group: str) -> None:
-        """Once for a request. A group without ports of its own needs no gate."""
+        """Once for a request. A group without ports of its own needs no firewall."""
         policy = draft.config.groups.get(group)
-        if not waiting.is_verified and (policy is None or policy.ports.are_own):
+        every = [one for endpoints in draft.endpoints.values() for one in endpoints]
+        needs_gate = policy is None or (policy.ports.are_own and not (every and not tcp_ports(every)))
+        if not waiting.is_verified and needs_gate:
             self._gatekeeper.verify(draft.config.gate)
         waiting.is_verified = True
 
@@ -272,13 +270,10 @@ def rollout_for(request: Request, draft: Draft, group: _Group) -> Rollout:
     return narrowed(replace(rollout, client=request.client, began=request.began), request.processes)
 
 
-def objections(
-    rollout: Rollout, processes: Mapping[str, Process], closes: frozenset[str] | None
-) -> Iterator[RollingError]:
+def objections(rollout: Rollout, processes: Mapping[str, Process]) -> Iterator[RollingError]:
     """Everything in the policy and the process table by which a rollout is refused before anything is touched:
-    ConfigErrors and RefusedErrors. ``closes``: the kinds of endpoints that the gate can close; None: there is none."""
+    ConfigErrors and RefusedErrors."""
     checks: list[Callable[[], None]] = [
-        lambda: check_gate(rollout, closes),
         lambda: check_max_failures(rollout),
         lambda: check_not_last_serving(rollout, processes),
     ]

@@ -9,7 +9,7 @@ from typing import Any
 from supervisor.states import getProcessStateDescription
 
 from supervisor_rolling.codec import struct_of
-from supervisor_rolling.core.endpoint import tcp_ports
+from supervisor_rolling.core.endpoint import tcp_ports, unix_paths
 from supervisor_rolling.core.guard_state import GuardedProcess
 from supervisor_rolling.core.process import Incarnation
 from supervisor_rolling.core.process_states import CLOSED_STAGES
@@ -75,6 +75,7 @@ class ProcessViews:
             one, is_closed = guarded, guarded is not None and guarded.closed
         warm_since = self._mailbox.warm_since(self._group, name) if is_warm else 0.0
         since = one.since if one else warm_since
+        endpoints = one.endpoints if one else member.endpoints if member else ()
         return ProcessView(
             name=name,
             statename=getProcessStateDescription(process.get_state()) or "UNKNOWN",
@@ -83,7 +84,8 @@ class ProcessViews:
             gate=self._closed if is_closed else "open",
             stage=one.stage if one else Stage.OPEN,
             seconds=round(self._now - since, DIGITS) if since else 0.0,
-            ports=tcp_ports(one.endpoints if one else member.endpoints if member else ()),
+            ports=tcp_ports(endpoints),
+            sockets=unix_paths(endpoints),
             tries=guarded.tries if guarded else 0,
             retry_in=self._retry_in(guarded) if guarded else 0.0,
             why=one.why if one else "",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from supervisor_rolling.core.checks.processes import Wrapper
 from supervisor_rolling.core.connections import Connection, Connections
-from supervisor_rolling.core.endpoint import TCP, Endpoint, tcp, tcp_ports
+from supervisor_rolling.core.endpoint import TCP, Endpoint
 from supervisor_rolling.core.errors import GateError
 from supervisor_rolling.core.port_use import Holder, PortUse
 from supervisor_rolling.core.preflight_report import Finding
@@ -27,14 +28,14 @@ class FakeSockets:
 
     def connections(self, endpoints: Collection[Endpoint], oldest: int = 0) -> dict[Endpoint, Connections]:
         """This kernel knows no age and so gives any; the newest, of which it is easiest to say too much."""
-        found = {port: self._world.peers_of(port) for port in tcp_ports(endpoints)}
+        found = {endpoint: self._world.peers_of(number_of(endpoint)) for endpoint in endpoints}
         return {
-            tcp(port): Connections(
+            endpoint: Connections(
                 frozenset(peers),
                 tuple(map(Connection, peers[::-1][:oldest])),
-                self._idle_for(port) if oldest else 0.0,
+                self._idle_for(number_of(endpoint)) if oldest else 0.0,
             )
-            for port, peers in found.items()
+            for endpoint, peers in found.items()
         }
 
     def listeners(self, ports: Collection[int]) -> dict[int, tuple[str, ...]]:
@@ -45,6 +46,9 @@ class FakeSockets:
 
     def unix_of(self, pids: Collection[int]) -> dict[int, tuple[str, ...]]:
         return dict.fromkeys(pids, ())
+
+    def listens_at(self, path: str, pid: int) -> bool:
+        return any(p.pid == pid and path == f"/run/{p.port}" for p in self._world.processes.values())
 
     def accepts(self, pid: int) -> bool:
         return True
@@ -70,15 +74,21 @@ class FakeSockets:
         return 0.0 if is_busy else self._world.keepalive_closer.idle_for(port)
 
 
+def number_of(endpoint: Endpoint) -> int:
+    """The number of a port, or that in the path of a unix socket: ``/run/8001``."""
+    return int(endpoint.address.removeprefix("/run/"))
+
+
 class FakeGate:
-    """netfilter, and the ``Gate`` that one listener has to it. ``problem``: why it cannot close; ``leaks``: the ports
-    through which connections come all the same."""
+    """netfilter, or the file system, and the ``Gate`` that one listener has to it. ``problem``: why it cannot close;
+    ``leaks``: the ports through which connections come all the same."""
 
     name = description = "world"
-    closes = frozenset({TCP})
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, kind: str = TCP) -> None:
         self._world = world
+        self._kind = kind
+        self.closes = frozenset({kind})
         self.closed_until: dict[int, float] = {}
         self.problem = ""
         self.leaks: set[int] = set()
@@ -101,14 +111,16 @@ class FakeGate:
     def hold(self, closed: Mapping[Endpoint, str], drained: Collection[Endpoint] = ()) -> Mapping[Endpoint, float]:
         if self.problem:
             raise GateError(self.problem)
-        now = self._world.now
-        for port in tcp_ports(closed):
+        now, by_number = self._world.now, {number_of(endpoint): endpoint for endpoint in closed}
+        for port in by_number:
             if self.closed_until.get(port, 0.0) <= now:
                 self._since.pop(port, None)
-        self.closed_until = dict.fromkeys(tcp_ports(closed), now + self._world.gate_policy.lease)
-        self._since = {port: self._since.get(port, now) for port in tcp_ports(closed)}
-        self._world.operation("hold")
-        return {tcp(port): since for port, since in self._since.items()}
+        lease = self._world.gate_policy.lease if self._kind == TCP else math.inf  # a name is kept for ever
+        self.closed_until = dict.fromkeys(by_number, now + lease)
+        self._since = {port: self._since.get(port, now) for port in by_number}
+        if self._kind == TCP or closed:
+            self._world.operation("hold")
+        return {by_number[port]: since for port, since in self._since.items()}
 
 
 class FakeDeathWatch:

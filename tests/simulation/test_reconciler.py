@@ -407,7 +407,7 @@ def test_lock_taken_at_start_is_no_warning(caplog: pytest.LogCaptureFixture):
     world = World(3)
     world.gate.problem = "no rights"
     world.reconciler()
-    assert caplog.messages[-1] == "rollouts are refused and no port can be closed: no rights"
+    assert caplog.messages[-1] == "no port can be closed, and rollouts of groups with ports are refused: no rights"
 
 
 def test_invalid_policy_at_start_ends_nothing(caplog: pytest.LogCaptureFixture):

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from supervisor_rolling.core.actions import Outcome
+from supervisor_rolling.core.endpoint import UNIX
 from supervisor_rolling.core.guard_state import GuardState
 from supervisor_rolling.core.policy import (
     Config,
@@ -137,6 +138,7 @@ class World:
         self.supervisor = FakeSupervisor(self)
         self.sockets = FakeSockets(self)
         self.gate = FakeGate(self)
+        self.path_gate = FakeGate(self, UNIX)
         self.deaths = FakeDeathWatch(self)
         self.warmups = FakeWarmups(self)
         self.notifications = FakeNotifications(self)
@@ -157,11 +159,20 @@ class World:
 
     def adapters(self) -> Adapters:
         """Those of a new listener."""
-        for own in (self.gate, self.deaths, self.warmups, self.notifications, self.hooks, self.request_sniffer):
+        for own in (
+            self.gate,
+            self.path_gate,
+            self.deaths,
+            self.warmups,
+            self.notifications,
+            self.hooks,
+            self.request_sniffer,
+        ):
             own.restart()
         return Adapters(
             supervisor=self.supervisor,
             make_gate=lambda policy: self.gate,
+            path_gate=self.path_gate,
             sockets=self.sockets,
             deaths=self.deaths,
             warmups=self.warmups,
@@ -223,7 +234,7 @@ class World:
 
     def is_notified(self, process: SimProcess, how: str) -> None:
         process.notified.append((process.pid, how))
-        self.notified_while_open += not self.gate.is_closed(process.port)
+        self.notified_while_open += not self.is_closed(process.port)
         if how == process.heeds:
             process.connections = [min(end, self.now + SENDS_AWAY) for end in process.connections]
 
@@ -323,11 +334,14 @@ class World:
     # --- how the world goes
 
     def _users(self) -> None:
-        serving = [p for p in self.processes.values() if self.accepts(p) and not self.gate.is_closed(p.port)]
+        serving = [p for p in self.processes.values() if self.accepts(p) and not self.is_closed(p.port)]
         self.least_serving = min(self.least_serving, len(serving))
         for process in serving:
             process.connections.append(self.now + self.connection_takes)
             self.cold += process.warm_pid != process.pid
+
+    def is_closed(self, port: int) -> bool:
+        return self.gate.is_closed(port) or self.path_gate.is_closed(port)
 
     def accepts(self, process: SimProcess) -> bool:
         booted = self.now >= process.spawned + process.boot_takes

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from supervisor_rolling.core import machine
-from supervisor_rolling.core.admission import begin, check_gate, check_not_last_serving, kept_closed
-from supervisor_rolling.core.endpoint import TCP, Endpoint, tcp
+from supervisor_rolling.core.admission import begin, check_not_last_serving, kept_closed
+from supervisor_rolling.core.endpoint import tcp
 from supervisor_rolling.core.errors import ConfigError
 from supervisor_rolling.core.guard_state import GuardedProcess, GuardState
 from supervisor_rolling.core.jobs import WarmupStatus
@@ -16,7 +16,7 @@ from supervisor_rolling.core.log_messages import changes
 from supervisor_rolling.core.observation import Observation
 from supervisor_rolling.core.policy import GatePolicy, Policy, PortRule
 from supervisor_rolling.core.reason import Reason
-from supervisor_rolling.core.rollout import Member, Rollout, Stage, Status
+from supervisor_rolling.core.rollout import Rollout, Stage, Status
 from supervisor_rolling.core.wait_reasons import LONG
 from tests.support.members import (
     BEGAN,
@@ -34,37 +34,6 @@ from tests.support.members import (
     observed_with,
     warming,
 )
-
-UNIX = frozenset({"unix"})
-
-
-def a_rollout_of(*members: Member) -> Rollout:
-    return Rollout(1, "app", Policy("app", PortRule()), members, 1, GatePolicy("path"))
-
-
-def test_gate_that_cannot_close_an_endpoint_is_refused() -> None:
-    rollout = a_rollout_of(*(Member(f"app-{n}", (tcp(8000 + n),)) for n in range(1, 6)))
-    with pytest.raises(ConfigError) as caught:
-        check_gate(rollout, UNIX)
-    assert str(caught.value) == (
-        "the gate (path) cannot close port 8001 of app:app-1, port 8002 of app:app-2, port 8003 of app:app-3 and 2 "
-        "more: requests would fail while these processes restart. Fix: set gate.backend in rolling.yaml to one that "
-        "can close them"
-    )
-
-
-@pytest.mark.parametrize(
-    ("endpoints", "selected", "closes"),
-    [
-        ((tcp(8001),), True, frozenset({TCP, "unix"})),
-        ((tcp(8001),), False, UNIX),
-        ((), True, UNIX),
-        ((tcp(8001),), True, None),
-    ],
-    ids=["it closes them", "not selected", "nothing to close", "no gate yet"],
-)
-def test_gate_is_accepted(endpoints: tuple[Endpoint, ...], selected: bool, closes: frozenset[str] | None) -> None:
-    check_gate(a_rollout_of(Member("app-1", endpoints, selected=selected)), closes)
 
 
 def test_port_of_two_processes_is_refused() -> None:

@@ -30,6 +30,7 @@ from supervisor_rolling.core.policy import (
     Ready,
     RestartPolicy,
     Share,
+    SocketRule,
     WarmupPolicy,
     WarmupRequest,
 )
@@ -55,6 +56,7 @@ policies = st.builds(
     Policy,
     group=names,
     ports=st.builds(PortRule, names, st.dictionaries(names, ports, max_size=2), *[st.booleans()] * 3),
+    sockets=st.builds(SocketRule, names, st.dictionaries(names, names, max_size=2), st.booleans()),
     max_unavailable=shares,
     canary=pids,
     max_failures=pids,
@@ -206,7 +208,7 @@ def test_json_is_ascii_and_survives_xmlrpc(found: tuple[Any, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "number"), [(Rollout, 32), (Member, 28), (GuardState, 4), (GuardedProcess, 16), (Policy, 16), (Timing, 5)]
+    ("kind", "number"), [(Rollout, 32), (Member, 28), (GuardState, 4), (GuardedProcess, 16), (Policy, 17), (Timing, 5)]
 )
 def test_new_field_is_drawn_in_the_round_trip(kind: Any, number: int) -> None:
     """Draw it above, then count it here."""

@@ -16,6 +16,7 @@ from supervisor.options import ClientOptions, ServerOptions
 
 from supervisor_rolling import __version__
 from supervisor_rolling.core.checks.nginx import group_in_nginx, min_ready_for
+from supervisor_rolling.core.endpoint import tcp
 from supervisor_rolling.core.policy import Config, Policy
 from supervisor_rolling.listener import config
 from supervisor_rolling.listener.balancer_config import read_nginx
@@ -155,7 +156,12 @@ def test_nginx_has_the_ports_of_the_processes() -> None:
 def test_zero_min_ready_means_nginx_retries_at_once(policy: Policy) -> None:
     assert {server.split(maxsplit=1)[1] for server in upstream()} == {"max_fails=0"}
     assert policy.min_ready_auto
-    assert min_ready_for(group_in_nginx(read_nginx(str(CONF / "nginx.conf")), PORTS, is_named=True)) == 0
+    assert (
+        min_ready_for(
+            group_in_nginx(read_nginx(str(CONF / "nginx.conf")), [tcp(port) for port in PORTS], is_named=True)
+        )
+        == 0
+    )
 
 
 def test_nginx_accepts_its_file(tmp_path: Path) -> None:

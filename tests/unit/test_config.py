@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supervisor_rolling import skel
+from supervisor_rolling.core.endpoint import unix
 from supervisor_rolling.core.errors import ConfigError
 from supervisor_rolling.core.policy import (
     BalancerPolicy,
@@ -33,10 +34,11 @@ from supervisor_rolling.core.policy import (
     Ready,
     RestartPolicy,
     Share,
+    SocketRule,
     WarmupPolicy,
     WarmupRequest,
 )
-from supervisor_rolling.core.ports import ports_for
+from supervisor_rolling.core.ports import endpoints_for, ports_for
 from supervisor_rolling.listener.config import load, parse
 from supervisor_rolling.listener.config.parser import keys_of
 
@@ -222,6 +224,43 @@ def test_key_that_shared_ports_cannot_use_is_refused(key: str, text: str) -> Non
     assert text in found
 
 
+@pytest.mark.parametrize(
+    ("value", "rule"),
+    [
+        ("auto", SocketRule(auto=True)),
+        ("''", SocketRule()),
+        ("/run/app/{name}.sock", SocketRule(template="/run/app/{name}.sock")),
+        ("{app-1: /run/a, app-2: /run/b}", SocketRule(by_name={"app-1": "/run/a", "app-2": "/run/b"})),
+    ],
+)
+def test_sockets_are_named_by_a_template_or_a_map(value: str, rule: SocketRule) -> None:
+    found = policy(f"sockets: {value}")
+    assert found.sockets == rule
+    assert endpoints_for(found, "app-1") == (
+        (unix("/run/a" if rule.by_name else "/run/app/app-1.sock"),) if rule.by_name or rule.template else ()
+    )
+    assert found.is_auto == (not (rule.by_name or rule.template))
+
+
+@pytest.mark.parametrize(
+    ("keys", "text"),
+    [
+        (
+            "sockets: run/a.sock",
+            "sockets: 'run/a.sock' is not the full path of a unix socket. Fix: write the full path",
+        ),
+        ("sockets: {a: b}", "sockets.a: 'b' is not the full path of a unix socket"),
+        ("sockets: {a: /run/a, b: /run/a}", "sockets.b: /run/a is that of a already. Fix: give each process its own"),
+        ("sockets: [1]", "sockets: is a list"),
+        ("sockets: auto, ports: 'app-(.*)'", "sockets: says where the processes listen, and so does ports"),
+        ("sockets: auto, drain: {keepalive: nginx}", "drain.keepalive: nginx works on ports only. Fix: remove"),
+    ],
+)
+def test_invalid_sockets_are_one_problem(keys: str, text: str) -> None:
+    (found,) = problems(f"groups: {{app: {{{keys}}}}}")
+    assert text in found
+
+
 def test_guard_that_is_off_may_stay_without_ports() -> None:
     assert problems("groups: {app: {ports: none, guard: false}}") == []
 
@@ -380,8 +419,8 @@ def test_problems_of_combinations_come_with_problems_of_values() -> None:
         ("drian: {}", "drian: unknown key (did you mean drain?)"),
         (
             "proxy: {nginx: /etc/nginx.conf}",
-            "proxy: unknown key. Fix: use one of ports, max_unavailable, canary, max_failures, drain, restart, warmup, "
-            "min_ready_seconds, guard, balancer",
+            "proxy: unknown key. Fix: use one of ports, sockets, max_unavailable, canary, max_failures, drain, "
+            "restart, warmup, min_ready_seconds, guard, balancer",
         ),
         ("gaurd: false", "gaurd: unknown key (did you mean guard?)"),
         (

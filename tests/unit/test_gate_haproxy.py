@@ -337,7 +337,7 @@ def test_unreadable_state_file_is_logged(
     path.write_text("{")
     make().hold({})
     assert haproxy.states() == {"a": 8, "b": 0}
-    assert "cannot read which servers the previous listener has drained" in caplog.text
+    assert "cannot read what the previous listener has closed" in caplog.text
 
 
 def test_server_down_by_checks_opens_through_maintenance(haproxy: FakeHaproxy, make: Callable[..., PortGate]) -> None:

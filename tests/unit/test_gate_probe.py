@@ -20,8 +20,12 @@ from supervisor_rolling.listener.contracts import NO_ANSWER, ConnectResults, Loo
 from supervisor_rolling.listener.gate_probe import ProbedPorts, RealGateProbes
 from supervisor_rolling.listener.gatekeeper import Gatekeeper
 from supervisor_rolling.listener.gates import make_gate
+from supervisor_rolling.listener.gates.path import PathGate
 from tests.support.look import closed_ports, rules
 from tests.support.stack import ROOT
+
+NO_PATHS = PathGate("tests", time.monotonic)
+"""No unix socket is ever closed by it here."""
 
 T = TypeVar("T")
 LOOPBACKS = {"127.0.0.1", "::1"}
@@ -32,7 +36,9 @@ def make_keeper() -> Iterator[Callable[..., Gatekeeper]]:
     made: list[Gatekeeper] = []
 
     def make_keeper(**policy: str) -> Gatekeeper:
-        keeper = Gatekeeper(lambda policy: make_gate(policy, "lab", time.monotonic), ProbedPorts(lambda: None))
+        keeper = Gatekeeper(
+            lambda policy: make_gate(policy, "lab", time.monotonic), NO_PATHS, ProbedPorts(lambda: None)
+        )
         keeper.verify(GatePolicy(**policy))  # type: ignore[arg-type]
         keeper.hold({})
         made.append(keeper)
@@ -107,7 +113,7 @@ def test_bypass_unknown_to_the_gate_is_found(make_keeper: Callable[..., Gatekeep
 
 
 def test_gate_that_stays_closed_is_found() -> None:
-    keeper = Gatekeeper(lambda policy: make_gate(policy, "lab", time.monotonic), ProbedPorts(lambda: None))
+    keeper = Gatekeeper(lambda policy: make_gate(policy, "lab", time.monotonic), NO_PATHS, ProbedPorts(lambda: None))
     keeper.verify(GatePolicy("iptables"))
     keeper.hold({})
 

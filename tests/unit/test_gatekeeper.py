@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Collection, Mapping
 
 import pytest
@@ -13,6 +14,10 @@ from supervisor_rolling.core.policy import GatePolicy
 from supervisor_rolling.core.preflight_report import Finding
 from supervisor_rolling.listener.gate_probe import ProbedPorts
 from supervisor_rolling.listener.gatekeeper import Gatekeeper
+from supervisor_rolling.listener.gates.path import PathGate
+
+NO_PATHS = PathGate("tests", time.monotonic)
+"""No unix socket is ever closed by it here."""
 
 CLOSED = {tcp(8000): "app", tcp(8001): "app"}
 
@@ -59,7 +64,7 @@ POOL = {tcp(8000): Connections(frozenset({"10.0.0.1:1", "10.0.0.1:2"}))}
 
 def test_only_a_counting_gate_reports_what_is_left() -> None:
     gates = {"iptables": Gate(), "haproxy": CountingGate()}
-    keeper = Gatekeeper(lambda policy: gates[policy.backend], ProbedPorts(lambda: None))
+    keeper = Gatekeeper(lambda policy: gates[policy.backend], NO_PATHS, ProbedPorts(lambda: None))
     assert keeper.in_flight(POOL) is None, "there is no gate yet"
     keeper.verify(GatePolicy("iptables"))
     assert keeper.in_flight(POOL) is None
@@ -71,7 +76,7 @@ def test_only_a_counting_gate_reports_what_is_left() -> None:
 
 def test_failed_counting_gate_leaves_all_kernel_connections() -> None:
     gate = CountingGate()
-    keeper = Gatekeeper(lambda policy: gate, ProbedPorts(lambda: None))
+    keeper = Gatekeeper(lambda policy: gate, NO_PATHS, ProbedPorts(lambda: None))
     keeper.verify(GatePolicy())
     keeper.hold(CLOSED)
     gate.problem = "HAProxy does not run"
@@ -81,7 +86,7 @@ def test_failed_counting_gate_leaves_all_kernel_connections() -> None:
 
 def test_new_gate_elsewhere_releases_the_first() -> None:
     gates = {name: Gate() for name in ("app", "web")}
-    keeper = Gatekeeper(lambda policy: gates[policy.backend_name], ProbedPorts(lambda: None))
+    keeper = Gatekeeper(lambda policy: gates[policy.backend_name], NO_PATHS, ProbedPorts(lambda: None))
     for name in ("app", "web"):
         keeper.hold_by(GatePolicy("haproxy", socket="/s", backend_name=name), CLOSED)
     assert gates["app"].held == []
@@ -90,7 +95,7 @@ def test_new_gate_elsewhere_releases_the_first() -> None:
 
 def test_restored_rule_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     gate = Gate()
-    keeper = Gatekeeper(lambda policy: gate, ProbedPorts(lambda: None))
+    keeper = Gatekeeper(lambda policy: gate, NO_PATHS, ProbedPorts(lambda: None))
     keeper.verify(GatePolicy())
     keeper.hold(CLOSED)
     keeper.renew()
@@ -106,7 +111,7 @@ def test_restored_rule_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_deliberately_opened_port_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     gate = Gate()
-    keeper = Gatekeeper(lambda policy: gate, ProbedPorts(lambda: None))
+    keeper = Gatekeeper(lambda policy: gate, NO_PATHS, ProbedPorts(lambda: None))
     keeper.verify(GatePolicy())
     keeper.hold(CLOSED)
     keeper.hold({tcp(8000): "app"})
@@ -117,7 +122,7 @@ def test_deliberately_opened_port_is_not_logged(caplog: pytest.LogCaptureFixture
 
 def test_new_gate_forgets_since_when_ports_are_closed(caplog: pytest.LogCaptureFixture) -> None:
     gates = iter([Gate(), Gate()])
-    keeper = Gatekeeper(lambda policy: next(gates), ProbedPorts(lambda: None))
+    keeper = Gatekeeper(lambda policy: next(gates), NO_PATHS, ProbedPorts(lambda: None))
     keeper.verify(GatePolicy())
     keeper.hold(CLOSED)
     second = Gate()
@@ -135,7 +140,7 @@ class OtherGate(Gate):
 def test_only_another_backend_releases_the_old_ports(other: type[Gate], left: list[Endpoint]) -> None:
     old = Gate()
     gates = {"iptables": old, "auto": other()}
-    keeper = Gatekeeper(lambda policy: gates[policy.backend], ProbedPorts(lambda: None))
+    keeper = Gatekeeper(lambda policy: gates[policy.backend], NO_PATHS, ProbedPorts(lambda: None))
     keeper.hold_by(GatePolicy("iptables"), CLOSED)
     keeper.hold_by(GatePolicy("auto"), CLOSED)
     assert (old.held, gates["auto"].held) == (left, [tcp(8000), tcp(8001)])
@@ -178,7 +183,9 @@ def bad() -> FailingGate:
 @pytest.fixture
 def keeper(good: Gate, bad: FailingGate) -> Gatekeeper:
     """That holds with a good gate; the other policy has a bad one."""
-    found = Gatekeeper(lambda policy: {"iptables": good, "haproxy": bad}[policy.backend], ProbedPorts(lambda: None))
+    found = Gatekeeper(
+        lambda policy: {"iptables": good, "haproxy": bad}[policy.backend], NO_PATHS, ProbedPorts(lambda: None)
+    )
     found.hold_by(GatePolicy("iptables"), CLOSED)
     return found
 
@@ -232,7 +239,9 @@ def test_what_is_wrong_is_logged_once(keeper: Gatekeeper, caplog: pytest.LogCapt
 
 
 def test_gate_is_asked_to_release_until_it_does(good: Gate, bad: FailingGate) -> None:
-    keeper = Gatekeeper(lambda policy: {"iptables": good, "haproxy": bad}[policy.backend], ProbedPorts(lambda: None))
+    keeper = Gatekeeper(
+        lambda policy: {"iptables": good, "haproxy": bad}[policy.backend], NO_PATHS, ProbedPorts(lambda: None)
+    )
     bad.problem = ""
     keeper.hold_by(GatePolicy("haproxy"), CLOSED)
     bad.problem = "HAProxy did not answer"
@@ -244,7 +253,7 @@ def test_gate_is_asked_to_release_until_it_does(good: Gate, bad: FailingGate) ->
 
 
 def test_partly_held_gate_knows_the_closed_ports(bad: FailingGate) -> None:
-    keeper = Gatekeeper(lambda policy: bad, ProbedPorts(lambda: None))
+    keeper = Gatekeeper(lambda policy: bad, NO_PATHS, ProbedPorts(lambda: None))
     bad.problem, bad.lacks = "", [tcp(8001)]
     keeper.hold_by(GatePolicy("haproxy"), CLOSED)
     assert (dict(keeper.closed_since), keeper.problem) == ({tcp(8000): 1.0}, "no server has port 8001")
@@ -264,7 +273,7 @@ class BusyGate(Gate):
 def test_locked_gate_is_busy_and_keeps_closed_ports() -> None:
     gate = BusyGate()
     gate.held = [tcp(8000)]
-    keeper = Gatekeeper(lambda policy: gate, ProbedPorts(lambda: None))
+    keeper = Gatekeeper(lambda policy: gate, NO_PATHS, ProbedPorts(lambda: None))
     keeper.hold_by(GatePolicy(), CLOSED)
     assert (keeper.is_busy, keeper.closed_since, keeper.problem) == (True, {tcp(8000): 1.0}, "the lock is held")
     keeper.renew()
@@ -277,7 +286,7 @@ def test_locked_gate_is_busy_and_keeps_closed_ports() -> None:
 def test_renew_opens_port_after_lock_is_free() -> None:
     gate = BusyGate()
     gate.held = list(CLOSED)
-    keeper = Gatekeeper(lambda policy: gate, ProbedPorts(lambda: None))
+    keeper = Gatekeeper(lambda policy: gate, NO_PATHS, ProbedPorts(lambda: None))
     keeper.hold_by(GatePolicy(), CLOSED)
     keeper.hold({})
     assert keeper.is_busy

@@ -39,8 +39,8 @@ BETWEEN = {
     f"{PACKAGE}.listener.{name}"
     for name in (
         *("actions", "apply", "assembly", "crash_guard", "drain_observer", "gatekeeper", "group_errors", "held_ports"),
-        *("keepalive_pools", "live_groups", "load_balancers", "observe", "preflight", "publisher", "reconciler"),
-        *("request_handler", "reuse_observer", "rollout_requests", "workers"),
+        *("keepalive_pools", "live_groups", "load_balancers", "observe", "own_endpoints", "preflight"),
+        *("publisher", "reconciler", "request_handler", "reuse_observer", "rollout_requests", "workers"),
     )
 }
 """What stands between the adapters and what is pure: it knows the adapters by their contracts alone."""

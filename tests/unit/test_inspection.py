@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import socket
+import socketserver
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,6 +93,24 @@ def test_first_path_that_answers_200_is_ready(
     monkeypatch.setattr(inspection, "_with_balancer", lambda group: group)
     (group,) = inspected(Path("/nowhere/rolling.yaml"), app={"app-0": os.getpid()}).groups
     assert (group.ports, group.ready, group.root_status) == ({"app-0": (port,)}, ready, root)
+
+
+def test_group_on_a_unix_socket_is_asked_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Server(socketserver.ThreadingUnixStreamServer):
+        def get_request(self) -> tuple[socket.socket, Any]:
+            return super().get_request()[0], ("client", 0)  # http.server wants an address
+
+    path = str(tmp_path / "a.sock")
+    monkeypatch.setattr(Application, "statuses", {"/": 200, "/health": 200})
+    monkeypatch.setattr(inspection, "unfit", lambda _: "")  # one process
+    monkeypatch.setattr(inspection, "_with_balancer", lambda group: group)
+    with Server(path, Application) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        (group,) = inspected(Path("/nowhere/rolling.yaml"), app={"app-0": os.getpid()}).groups
+        server.shutdown()
+        thread.join()
+    assert (group.unix, group.ready, group.root_status) == ({"app-0": (path,)}, "/health", 200)
 
 
 def test_group_that_does_not_fit_is_asked_nothing(port: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import math
+import os
 import select
 import socket
 import struct
+import subprocess
 import time
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,10 +20,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from supervisor_rolling.core.connections import Connection, Connections
-from supervisor_rolling.core.endpoint import tcp
+from supervisor_rolling.core.endpoint import tcp, unix
 from supervisor_rolling.core.errors import SocketsError
+from supervisor_rolling.core.policy import Policy, SocketRule
 from supervisor_rolling.listener.kernel_sockets import KernelSockets
-from supervisor_rolling.listener.system import sock_diag
+from supervisor_rolling.listener.own_endpoints import seen
+from supervisor_rolling.listener.system import procfs, sock_diag, socket_paths
 from supervisor_rolling.listener.system.sock_diag import Traffic
 from tests.support.lingering import unreachable
 from tests.support.waiting import eventually, stays
@@ -458,6 +463,88 @@ def test_one_walk_finds_both_families(keep: ExitStack, sockets: KernelSockets, m
     assert walks == [socket.AF_UNSPEC]
     assert found.peers == {f"[::1]:{port_of(six)}", f"127.0.0.1:{port_of(four)}"}
     assert len(found.oldest) == 2
+
+
+# --- unix sockets
+
+
+def unix_server(keep: ExitStack, path: str) -> socket.socket:
+    server = keep.enter_context(socket.socket(socket.AF_UNIX))
+    server.bind(path)
+    server.listen(16)
+    return server
+
+
+def unix_client(keep: ExitStack, path: str) -> socket.socket:
+    client = keep.enter_context(socket.socket(socket.AF_UNIX))
+    client.connect(path)
+    return client
+
+
+def peers(sockets: KernelSockets, path: str) -> frozenset[str]:
+    return sockets.connections([unix(path)])[unix(path)].peers
+
+
+def test_unix_connection_is_the_same_before_and_after_its_acceptance(
+    keep: ExitStack, sockets: KernelSockets, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "a.sock")
+    server, other = unix_server(keep, path), str(tmp_path / "b.sock")
+    unix_client(keep, unix_server(keep, other).getsockname())
+    assert peers(sockets, path) == frozenset()
+    clients = [unix_client(keep, path) for _ in range(3)]
+    queued = peers(sockets, path)
+    assert len(queued) == 3
+    accepted = [keep.enter_context(server.accept()[0]) for _ in range(2)]
+    assert peers(sockets, path) == queued, "to accept it makes no new one"
+    clients[0].close()
+    assert peers(sockets, path) == queued, "the server may still have to answer"
+    accepted[0].close()
+    assert peers(sockets, path) < queued
+    os.rename(path, socket_paths.hidden(path))
+    assert len(peers(sockets, path)) == 2, "whatever name it has now"
+
+
+def test_unix_connections_are_numbered_where_the_kernel_hides_addresses(
+    keep: ExitStack, sockets: KernelSockets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = str(tmp_path / "a.sock")
+    unix_server(keep, path)
+    for _ in range(3):
+        unix_client(keep, path)
+    rows = [(*row[:5], "0" * 16) for row in procfs._unix_sockets()]
+    monkeypatch.setattr(procfs, "_unix_sockets", lambda: iter(rows))
+    assert peers(sockets, path) == {"connection 1", "connection 2", "connection 3"}
+
+
+def test_process_listens_at_its_name_and_at_a_link_to_it(
+    keep: ExitStack, sockets: KernelSockets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path, link, relative = (str(tmp_path / name) for name in ("a.sock", "public", "b.sock"))
+    unix_server(keep, path)
+    unix_server(keep, "b.sock")
+    os.symlink("a.sock", link)
+    assert sockets.unix_of([os.getpid()])[os.getpid()] == (path, relative)
+    for one in (path, link, relative):
+        assert sockets.listens_at(one, os.getpid())
+    with subprocess.Popen(["sleep", "10"]) as other:
+        assert not sockets.listens_at(path, other.pid)
+        other.kill()
+    assert not sockets.listens_at(str(tmp_path / "c.sock"), os.getpid())
+    unix_client(keep, relative)
+    assert len(peers(sockets, relative)) == 1
+
+
+def test_auto_takes_ports_before_unix_sockets_and_no_control_socket(keep: ExitStack, tmp_path: Path) -> None:
+    path, pid = str(tmp_path / "a.sock"), os.getpid()
+    for one in (path, str(tmp_path / "gunicorn.ctl")):
+        unix_server(keep, one)
+    auto, named = Policy("app"), Policy("app", sockets=SocketRule(auto=True))
+    assert seen(KernelSockets(), auto, [pid]) == {pid: (unix(path),)}
+    server = listen(keep, "127.0.0.1")
+    assert seen(KernelSockets(), auto, [pid]) == {pid: (tcp(port_of(server)),)}
+    assert seen(KernelSockets(), named, [pid]) == {pid: (unix(path),)}
 
 
 # --- recorded answers

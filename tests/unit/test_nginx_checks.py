@@ -11,13 +11,14 @@ import pytest
 
 from supervisor_rolling.codec import dump as dump_json
 from supervisor_rolling.core.checks.nginx import findings, group_in_nginx, min_ready_for, min_ready_why, unreadable
+from supervisor_rolling.core.endpoint import tcp, unix
 from supervisor_rolling.core.nginx_config import Nginx
 from supervisor_rolling.core.policy import BalancerPolicy, DrainPolicy, Policy, PortRule
 from supervisor_rolling.listener import balancer_config
 from supervisor_rolling.listener.balancer_config import NginxConfigurations, UnreadableError, read_nginx
 from supervisor_rolling.listener.system import nginx_program
 
-PORTS = {8000: "app-8000", 8001: "app-8001"}
+PORTS = {tcp(8000): "app-8000", tcp(8001): "app-8001"}
 POOLED = 'proxy_http_version 1.1; proxy_set_header Connection "";'
 SERVERS = "server 127.0.0.1:8000 max_fails=0; server 127.0.0.1:8001 max_fails=0;"
 
@@ -65,6 +66,18 @@ def codes(nginx: Nginx, policy: Policy | None = None, limit: int = 1) -> list[st
     """Of all findings; a ! stands before those that refuse a rollout."""
     found = findings(group_in_nginx(nginx, PORTS, is_named=True), policy or a_policy(), limit, PORTS)
     return [f"{'!' if one.is_error else ''}{one.code.removeprefix('nginx.')}" for one in found]
+
+
+def test_unix_socket_is_read_like_a_port(conf: Conf) -> None:
+    servers = "server unix:/run/a.sock; server unix:/run/b.sock max_fails=0; keepalive 4;"
+    kept = 'proxy_http_version 1.1; proxy_set_header Connection "";'
+    nginx = read_nginx(str(conf(servers, location=kept)))
+    group = group_in_nginx(nginx, [unix("/run/a.sock"), unix("/run/b.sock")], is_named=False)
+    assert (group.is_certain, min_ready_for(group)) == (True, 11.0)
+    owners = {unix("/run/a.sock"): "app-1", unix("/run/b.sock"): "app-2", unix("/run/c.sock"): "app-3"}
+    found = {one.code: one for one in findings(group, a_policy(), 1, owners)}
+    assert set(found) == {"nginx.absent", "nginx.max_fails", "nginx.keepalive"}
+    assert "app-3 (unix socket /run/c.sock)" in found["nginx.absent"].text
 
 
 def test_valid_configuration_has_no_finding(conf: Conf) -> None:

@@ -23,7 +23,7 @@ import requests
 
 from supervisor_rolling.core.checks.processes import Wrapper
 from supervisor_rolling.core.connections import Connections
-from supervisor_rolling.core.endpoint import Endpoint, tcp
+from supervisor_rolling.core.endpoint import Endpoint, tcp, unix
 from supervisor_rolling.core.errors import SocketsError
 from supervisor_rolling.core.jobs import WarmupJob, WarmupStatus
 from supervisor_rolling.core.policy import GatePolicy, Hook, Ready, WarmupPolicy, WarmupRequest
@@ -33,6 +33,7 @@ from supervisor_rolling.core.warmup_replies import MAX_REDIRECTS, Reply, unexpec
 from supervisor_rolling.listener import config
 from supervisor_rolling.listener.gates import make_gate
 from supervisor_rolling.listener.kernel_sockets import KernelSockets
+from supervisor_rolling.listener.system import socket_paths
 from supervisor_rolling.listener.system.http_session import reason
 from supervisor_rolling.listener.system.threads import Slots
 from supervisor_rolling.listener.warmup import NEWS_AFTER, HttpWarmups, _Warmup
@@ -150,11 +151,15 @@ class Told:
         self._ports = ports
         self._others = others
         self.accepting: set[int] = set()
+        self.paths: set[str] = set()
         self.hides = False
         self.memory_files: list[str] = []
 
+    def listens_at(self, path: str, pid: int) -> bool:
+        return path in self.paths
+
     def unix_of(self, pids: Collection[int]) -> dict[int, tuple[str, ...]]:
-        return {}
+        return dict.fromkeys(pids, ("/run/other.sock",))
 
     def holders_of(self, ports: Collection[int]) -> dict[int, Holder]:
         return {}
@@ -204,15 +209,15 @@ class Warmer:
         self.warmups = HttpWarmups(self.sockets, self.changed.set)
         self.is_shared = False
 
-    def tend(self, port: int, pid: int = PID, bypass: str = "mark", **policy: Any) -> WarmupStatus:
+    def tend(self, where: int | str, pid: int = PID, bypass: str = "mark", **policy: Any) -> WarmupStatus:
         ready = Ready(policy.pop("ready", ""), Hook(tuple(policy.pop("command", ()))))
-        endpoints = (tcp(port),) if port else ()
+        endpoints = (unix(where) if isinstance(where, str) else tcp(where),) if where else ()
         warmup = WarmupPolicy(**{"timeout": DEADLINE, "ready": ready, **policy})
         job = WarmupJob(pid, endpoints, warmup, bypass, is_shared=self.is_shared)
         return self.warmups.tend("app", {NAME: job})[NAME]
 
-    def until_over(self, port: int, **details: Any) -> WarmupStatus:
-        return poll(lambda: self.tend(port, **details), lambda warmup_status: warmup_status.state != "warming")
+    def until_over(self, where: int | str, **details: Any) -> WarmupStatus:
+        return poll(lambda: self.tend(where, **details), lambda warmup_status: warmup_status.state != "warming")
 
 
 def gets(*paths: str) -> tuple[WarmupRequest, ...]:
@@ -328,6 +333,31 @@ def test_what_cannot_be_seen_or_has_a_command_needs_not_accept(sharing: Warmer, 
     assert sharing.until_over(0, command=counting_command(tmp_path / "ready", 1)).state == "warm"
     sharing.sockets.hides = True
     assert sharing.until_over(0, pid=PID + 1).state == "warm"
+
+
+def test_process_on_a_unix_socket_is_warmed_where_it_is_now(server: Server, warmer: Warmer, tmp_path: Path) -> None:
+    """A relay from its hidden name, then from its public one, to the server."""
+    path = str(tmp_path / "a.sock")
+    policy: dict[str, Any] = {"ready": "/health", "requests": gets("/a")}
+    assert stays(lambda: warmer.tend(path, **policy).state == "warming", 0.2)
+    assert warmer.tend(path, **policy).why == f"it does not listen on unix socket {path}"
+    warmer.sockets.paths.add(path)
+    for pid, name in ((PID, socket_paths.hidden(path)), (PID + 1, path)):
+        with relay(Path(name), server.port):
+            found = warmer.until_over(path, pid=pid, **policy)
+        os.unlink(name)
+        assert (found.state, found.requests) == ("warm", 1)
+    assert server.lines == ["GET /health", "GET /a"] * 2
+    assert server.asked[0].headers["Host"] == "localhost"
+
+
+def test_unix_socket_of_another_name_is_named_at_the_deadline(warmer: Warmer) -> None:
+    found = warmer.until_over("/run/app/a.sock", timeout=0.3)
+    assert (found.state, found.code) == ("late", "warmup.port")
+    assert found.why == (
+        "it does not listen on unix socket /run/app/a.sock; it listens on /run/other.sock. Fix: correct `sockets` in "
+        "rolling.yaml, or the program"
+    )
 
 
 def test_second_socket_is_sent_the_requests(server: Server, sharing: Warmer, tmp_path: Path) -> None:
@@ -953,10 +983,10 @@ def test_changed_policy_begins_anew(server: Server, warmer: Warmer) -> None:
     assert len(server.asked) == count
 
 
-@pytest.mark.parametrize("changed", [{"bypass": "none"}, {"port": 1}])
+@pytest.mark.parametrize("changed", [{"bypass": "none"}, {"where": 1}])
 def test_changed_bypass_or_port_begins_anew(server: Server, warmer: Warmer, changed: dict[str, Any]) -> None:
     server.hangs.clear()
-    selected: dict[str, Any] = {"port": server.port, "requests": gets("/")}
+    selected: dict[str, Any] = {"where": server.port, "requests": gets("/")}
     poll(lambda: warmer.tend(**selected), lambda _: len(server.asked) == 1)
     first = warmer.warmups._running["app"][NAME]
     warmer.tend(**{**selected, **changed})

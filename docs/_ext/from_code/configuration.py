@@ -28,6 +28,7 @@ from supervisor_rolling.core.policy import (
     Ready,
     RestartPolicy,
     Share,
+    SocketRule,
     WarmupPolicy,
     WarmupRequest,
 )
@@ -64,6 +65,7 @@ KINDS: Mapping[Any, str] = {
     str: "text",
     bool: "``true`` or ``false``",
     Share: "number of processes, or percentage",
+    SocketRule: "``auto``, a full path with ``{name}``, or a map of names to paths",
     PortRule: "``auto``, ``none``, a regex, or a map of names to ports",
     Ready: "a path, or ``{command, timeout}``",
     WarmupRequest: "a path, or a map",
@@ -136,7 +138,7 @@ def _shown(hint: Any, value: Any) -> str:
         return "``auto``"
     if isinstance(value, Share):
         return f"``{value.number}``" if value.number else f"``{value.percent:g}%``"
-    if value in ("", (), Hook(), Ready()):
+    if value in ("", (), Hook(), Ready(), SocketRule()):
         return "none"
     if isinstance(value, tuple):
         return f"``[{', '.join(value)}]``"

@@ -9,7 +9,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from supervisor_rolling.core.endpoint import UNIX, Endpoint, endpoints_text
 from supervisor_rolling.core.min_ready import is_min_ready_known, min_ready_texts
+from supervisor_rolling.core.natural_order import natural
 from supervisor_rolling.core.nginx_config import FAIL_TIMEOUT, MAX_FAILS, NO_POOL, Nginx, ProxyPass, Server, Upstream
 from supervisor_rolling.core.policy import Policy
 from supervisor_rolling.core.preflight_report import Finding, Severity, error_if
@@ -44,12 +46,12 @@ class GroupInNginx:
         return max(found, key=lambda one: one[0], default=(0.0, None, None))
 
 
-def group_in_nginx(nginx: Nginx, ports: Collection[int], is_named: bool) -> GroupInNginx:
-    """What of a configuration concerns these ports. Where the operator has named it (``is_named``) and none of its
+def group_in_nginx(nginx: Nginx, endpoints: Collection[Endpoint], is_named: bool) -> GroupInNginx:
+    """What of a configuration concerns these endpoints. Where the operator has named it (``is_named``) and none of its
     servers is this host, it has another name for this host: then the ports decide."""
     used = [upstream for upstream in nginx.upstreams if nginx.is_used(upstream)]
-    found = [(upstream, server) for upstream in used for server in upstream.servers if server.port in ports]
-    here = [(upstream, server) for upstream, server in found if server.host in nginx.own]
+    found = [(upstream, server) for upstream in used for server in upstream.servers if server.endpoint in endpoints]
+    here = [(upstream, one) for upstream, one in found if one.endpoint.kind == UNIX or one.host in nginx.own]
     return GroupInNginx(nginx, tuple(here or (found if is_named else ())), is_certain=bool(here))
 
 
@@ -76,16 +78,16 @@ def findings(
     group: GroupInNginx,
     policy: Policy,
     limit: int,
-    ports: Mapping[int, str],
+    owners: Mapping[Endpoint, str],
     listening: Mapping[int, tuple[str, ...]] = MappingProxyType({}),
 ) -> Iterator[Finding]:
     """What is wrong with the nginx before a group, of which ``limit`` processes may be unavailable at a time.
 
-    ``ports``: each port of the group, with its process; ``listening``: the addresses at which a process listens on it,
-    where that is known."""
+    ``owners``: each endpoint of the group, with its process; ``listening``: the addresses at which a process listens on
+    a port, where that is known."""
     if not group.servers:
         return
-    found = _findings(group, policy, limit, ports)
+    found = _findings(group, policy, limit, owners)
     if group.is_certain:
         yield from found
         yield from _wrong_address(group, listening)
@@ -120,12 +122,12 @@ def beside_haproxy(group: GroupInNginx) -> Iterator[Finding]:
         )
 
 
-def _findings(group: GroupInNginx, policy: Policy, limit: int, ports: Mapping[int, str]) -> Iterator[Finding]:
-    yield from _absent(group, ports)
+def _findings(group: GroupInNginx, policy: Policy, limit: int, owners: Mapping[Endpoint, str]) -> Iterator[Finding]:
+    yield from _absent(group, owners)
     yield from _unavailable(group, policy, limit)
     seconds, _, server = group.slowest
     if server and seconds and policy.min_ready_auto:
-        total = len(set(ports.values()))
+        total = len(set(owners.values()))
         text, fix = min_ready_texts(seconds, _parameters(server), total, policy.canary, limit)
         yield Finding("nginx.min_ready_seconds", server.where, text, fix)
     for upstream in group.upstreams:
@@ -164,9 +166,10 @@ def _is_reached(host: str, addresses: Collection[str]) -> bool:
     return any(one == address or (one.is_unspecified and one.version >= address.version) for one in listening)
 
 
-def _absent(group: GroupInNginx, ports: Mapping[int, str]) -> Iterator[Finding]:
-    known = {server.port for _, server in group.servers}
-    missing = [f"{name} (port {port})" for port, name in sorted(ports.items()) if port not in known]
+def _absent(group: GroupInNginx, owners: Mapping[Endpoint, str]) -> Iterator[Finding]:
+    known = {server.endpoint for _, server in group.servers}
+    every = sorted(owners, key=lambda endpoint: natural(endpoint.address))
+    missing = [f"{owners[one]} ({endpoints_text([one])})" for one in every if one not in known]
     if missing:
         upstream = group.upstreams[0]
         yield Finding(
@@ -281,6 +284,8 @@ def _named(upstream: Upstream) -> str:
 
 
 def _address(server: Server) -> str:
+    if server.endpoint.kind == UNIX:
+        return server.host
     return f"[{server.host}]:{server.port}" if ":" in server.host else f"{server.host}:{server.port}"
 
 

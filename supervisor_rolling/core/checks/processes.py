@@ -161,9 +161,8 @@ def _not_listening(group: str, member: Member, listening: Listening) -> Iterator
         yield Finding(
             "ports.unix",
             where,
-            f"listens on the unix socket {unix[0]} and on no port: no gate can close that, and a rollout would stop "
-            "the process in the middle of requests",
-            "let it listen on a port of its own, on 127.0.0.1, and name that in the load balancer",
+            f"listens on the unix socket {unix[0]} and on no port, so nothing of it would be closed",
+            f"remove ports from groups.{group} in rolling.yaml: the socket is found, and can be closed",
             Severity.ERROR,
         )
     else:

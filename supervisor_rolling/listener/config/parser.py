@@ -37,6 +37,7 @@ from supervisor_rolling.core.policy import (
     Range,
     Ready,
     Share,
+    SocketRule,
     WarmupPolicy,
     WarmupRequest,
 )
@@ -69,6 +70,10 @@ _DURATION = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?) ?([a-z]*)")
 _PORTS_FIX = (
     r"write a regex with one group around the port, such as 'app-(\d+)', or a map of process names to ports, or auto; "
     "or shared, where they accept on one socket, or none, where no load balancer sends to them"
+)
+_SOCKETS_FIX = (
+    "write the full path with {name} for the name of the process, such as /run/app/{name}.sock, or a map of process "
+    "names to paths, or auto"
 )
 _HOOK_FIX = (
     "write a list of arguments, the first of which is the full path of a program, such as [/srv/app/notify, done]"
@@ -331,6 +336,27 @@ def _ports(entry: Entry) -> PortRule:
     return PortRule(pattern=pattern)
 
 
+def _sockets(entry: Entry) -> SocketRule:
+    if entry.is_mapping:
+        by_name = table(_SUPERVISOR_NAME, _socket_path, may_lack=True)(entry)
+        owners: dict[str, str] = {}
+        for name, path in by_name.items():
+            if path in owners:
+                entry.entries[name].wrong(f"{path} is that of {owners[path]} already", "give each process its own")
+            owners.setdefault(path, name)
+        return SocketRule(by_name=by_name)
+    if entry.text(_SOCKETS_FIX) in ("", "auto"):
+        return SocketRule(auto=entry.text(_SOCKETS_FIX) == "auto")
+    return SocketRule(template=_socket_path(entry))
+
+
+def _socket_path(entry: Entry) -> str:
+    path = entry.text(_SOCKETS_FIX)
+    if not path.startswith("/"):
+        raise entry.wrong(f"{entry.shown} is not the full path of a unix socket", _SOCKETS_FIX)
+    return path
+
+
 def _ports_by_name(entry: Entry) -> dict[str, tuple[int, ...]]:
     if not entry.entries:
         raise entry.wrong("is empty", _PORTS_FIX)
@@ -405,6 +431,11 @@ def _check_policy(entries: Mapping[str, Entry], values: Mapping[str, Any]) -> No
     rule, drain, warmup = values.get("ports", Policy.ports), values.get("drain"), values.get("warmup")
     if warmup and warmup.socket and rule and not (rule.shared or rule.auto):
         entries["warmup"].entries["socket"].wrong_name("is used with ports: shared only", "remove it")
+    sockets = values.get("sockets") or SocketRule()
+    if sockets.is_used and rule is not None and rule != Policy.ports:
+        entries["sockets"].wrong_name("says where the processes listen, and so does ports", "keep one of the two")
+    if sockets.is_used and drain and drain.keepalive == "nginx":
+        entries["drain"].entries["keepalive"].wrong("nginx works on ports only", "remove keepalive from the upstream")
     if rule is None or rule.are_own:
         return
     kind = "none" if rule.none else "shared"
@@ -490,6 +521,7 @@ _READERS: dict[Any, Reader[Any]] = {
     bool: lambda entry: entry.truth("write true or false"),
     Share: _share,
     PortRule: _ports,
+    SocketRule: _sockets,
     WarmupRequest: _request,
     Hook: _hook,
     Ready: _ready,

@@ -70,8 +70,8 @@ class StateFile:
             return {}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             log.warning(
-                "cannot read which servers the previous listener has drained from %s: %s. Fix: supervisorctl "
-                "rolling_check GROUP names the servers that are still drained; set them to ready",
+                "cannot read what the previous listener has closed from %s: %s. Fix: supervisorctl rolling_check GROUP "
+                "names the servers of HAProxy that are still drained; set them to ready",
                 self.path,
                 error,
                 extra={"code": "gate.state_file"},

@@ -7,6 +7,7 @@ import socket
 import ssl
 import threading
 import time
+from collections.abc import Callable
 from http.client import HTTPException
 from typing import Any
 
@@ -34,8 +35,9 @@ class Wire:
     first = b""  # the first bytes that the latest one has received
 
 
-def open_session(bypass: str, wire: Wire, path: str = "") -> requests.Session:
-    """A session for plain HTTP that passes a closed gate. ``path``: of a unix socket, to which all requests go."""
+def open_session(bypass: str, wire: Wire, path: Callable[[], str] = str) -> requests.Session:
+    """A session for plain HTTP that passes a closed gate. ``path``: of a unix socket, to which the next connection is
+    made; empty: it is made to the host of the URL."""
     session = requests.Session()
     session.trust_env = False  # a proxy variable would send the requests elsewhere
     session.mount("http://", _Adapter(bypass, wire, path))
@@ -92,7 +94,7 @@ class _Socket(socket.socket):
 
 
 class _Adapter(HTTPAdapter):
-    def __init__(self, bypass: str, wire: Wire, path: str) -> None:
+    def __init__(self, bypass: str, wire: Wire, path: Callable[[], str]) -> None:
         self._bypass = bypass
         self._path = path
         self._wire = wire
@@ -104,8 +106,8 @@ class _Adapter(HTTPAdapter):
 
         class Connection(HTTPConnection):
             def connect(self) -> None:
-                if path:
-                    self.sock = _connected(path, self.timeout)
+                if now := path():
+                    self.sock = _connected(now, self.timeout)
                 else:
                     super().connect()
                 assert self.sock is not None

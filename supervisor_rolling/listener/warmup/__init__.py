@@ -33,7 +33,6 @@ from supervisor_rolling.core.errors import SocketsError
 from supervisor_rolling.core.jobs import WarmupJob, WarmupStatus
 from supervisor_rolling.core.own_warmup import result_of
 from supervisor_rolling.core.policy import WarmupRequest
-from supervisor_rolling.core.ports import foreign_text
 from supervisor_rolling.core.protocol_detection import H2_PREFACE, HTTP_2, TLS, may_be_http, not_http_text, spoken
 from supervisor_rolling.core.reason import Reason
 from supervisor_rolling.core.text import printable
@@ -48,17 +47,14 @@ from supervisor_rolling.core.warmup_replies import (
     unready_text,
 )
 from supervisor_rolling.listener.contracts import Sockets
-from supervisor_rolling.listener.system.bypass import reached_at
 from supervisor_rolling.listener.system.command import END_TIMEOUT
 from supervisor_rolling.listener.system.command import run as run_command
 from supervisor_rolling.listener.system.http_session import Wire, answer_to, open_session, reason, tls_hello
 from supervisor_rolling.listener.system.threads import Slots, at_usual_priority
+from supervisor_rolling.listener.warmup.target import FOREIGN_EVERY, RETRY_EVERY, PortTarget, Target, target_of
 
 # Seconds between two attempts to reach a process that boots: a share of the time waited so far, within these bounds.
-RETRY_EVERY, RETRY_SHARE, RETRY_AT_MOST = 0.02, 0.05, 0.25
-
-FOREIGN_EVERY = 0.5
-"""Seconds between two checks of a port that another process holds: each reads the open files of every process."""
+RETRY_SHARE, RETRY_AT_MOST = 0.05, 0.25
 
 ACCEPTS_EVERY = 0.1
 """Seconds between two looks whether a process accepts: each reads the parents of all processes."""
@@ -159,9 +155,8 @@ class _Warmup(threading.Thread):
         self.status = WarmupStatus(job.pid, "warming", why=why, spawned=job.spawned)
         self.dropped = threading.Event()
         self._group = own.partition(":")[0]
-        self._port = job.endpoints[0].port if job.endpoints else 0
-        self._path = job.policy.socket.replace("{name}", own.partition(":")[2]) if job.is_shared else ""
-        self._address = ""
+        self._target = target_of(sockets, job, own) if job.endpoints else None
+        self._second = job.policy.socket.replace("{name}", own.partition(":")[2]) if job.is_shared else ""
         self._sockets = sockets
         self._slots = slots
         self._on_change = on_change
@@ -200,13 +195,13 @@ class _Warmup(threading.Thread):
         self.status = replace(self.status, **changes)
 
     def _warm(self) -> None:
-        if self.job.endpoints:
-            self._warm_by_requests()
+        if self._target:
+            self._warm_by_requests(self._target)
         else:
             self._until_command_succeeds()
-        if self._path:
+        if self._second:
             self._queue()
-            with open_session(self.job.bypass, self._wire, self._path) as session:
+            with open_session(self.job.bypass, self._wire, lambda: self._second) as session:
                 self._send_all(session)
         if self.job.is_shared and not self.job.policy.ready.hook.command:
             self._until_it_accepts()
@@ -217,21 +212,28 @@ class _Warmup(threading.Thread):
                 raise _NotWarmError(Reason("hooks", f"after_warmup {why}"))
         self._set(state="warm", why="")
 
-    def _warm_by_requests(self) -> None:
+    def _warm_by_requests(self, target: Target) -> None:
         began = time.monotonic()
         while True:
-            self._find_address()
+            self._until_it_listens(target)
             self._until_command_succeeds()
             self._queue()
-            with open_session(self.job.bypass, self._wire) as session:
+            with open_session(self.job.bypass, self._wire, target.path) as session:
                 self._send_all(session)
-            _, why = self._use_of_port()
+            why = target.use()
             if not why:
                 break
             self._slots.leave(self)
             # Another process may have given the answers: they do not count.
             self.status = WarmupStatus(self.job.pid, "warming", spawned=self.job.spawned, queued=self.status.queued)
             self._wait(Reason("warmup.port", why), began, FOREIGN_EVERY)
+
+    def _until_it_listens(self, target: Target) -> None:
+        """Wait until the process listens on its port or socket, and no other process does."""
+        began = time.monotonic()
+        while why := target.look():
+            self._wait(Reason("warmup.port", why), began, target.retry_every, target.elsewhere)
+        self._set(why="")
 
     def _until_command_succeeds(self) -> None:
         """``ready: {command: […]}``."""
@@ -259,44 +261,6 @@ class _Warmup(threading.Thread):
             raise _NotWarmError(Reason("warmup.in_process", f"{result.problem} (its own warm-up)"))
         if result:
             self._set(requests=result.requests, first_ms=result.first_ms, last_ms=result.last_ms)
-
-    # --- the port
-
-    def _find_address(self) -> None:
-        """Wait until the process listens on its port, and no other process does."""
-        began = time.monotonic()
-        while True:
-            addresses, why = self._use_of_port()
-            self._address = "" if why else reached_at(addresses, self.job.bypass)
-            if self._address:
-                self._set(why="")
-                return
-            why = why or (
-                f"port {self._port} listens on {', '.join(addresses)} only, and gate.bypass: address needs IPv4. "
-                "Fix: listen on an IPv4 address too, or set gate: {bypass: mark}"
-            )
-            self._wait(Reason("warmup.port", why), began, FOREIGN_EVERY if addresses else RETRY_EVERY, self._elsewhere)
-
-    def _use_of_port(self) -> tuple[tuple[str, ...], str]:
-        """The addresses at which the process listens on its port, none where nothing does; and what is wrong with that,
-        empty where nothing is."""
-        try:
-            use = self._sockets.listening(self._port, self.job.pid)
-        except SocketsError as error:
-            return (), str(error)
-        if not use.addresses:
-            return (), f"nothing listens on port {self._port}"
-        return use.own or use.addresses, foreign_text(self._port, use, self.own, self.job.policy.proxies)
-
-    def _elsewhere(self) -> str:
-        """Where the process listens instead, if it does."""
-        try:
-            found = self._sockets.ports_of([self.job.pid])[self.job.pid]
-        except SocketsError:
-            return ""
-        if not found or self._port in found:
-            return ""
-        return f"; it listens on {', '.join(map(str, found))}. Fix: correct `ports` in rolling.yaml, or the program"
 
     # --- the slot and the deadline
 
@@ -402,9 +366,7 @@ class _Warmup(threading.Thread):
 
     @property
     def _host(self) -> str:
-        if self._path:
-            return "localhost"
-        return f"[{self._address}]:{self._port}" if ":" in self._address else f"{self._address}:{self._port}"
+        return self._target.host if self._target else "localhost"
 
     def _begin(self, session: requests.Session, request: WarmupRequest) -> requests.Response:
         self._require_time(self.status.why or f"there was no time left for {request.method} {request.path}")
@@ -437,16 +399,21 @@ class _Warmup(threading.Thread):
         return _LateError(Reason(self.status.code if is_known else "warmup.timeout", why))
 
     def _not_http(self, first: bytes) -> _NotWarmError:
-        return _NotWarmError(Reason("warmup.protocol", not_http_text(self._port, first)))
+        return _NotWarmError(
+            Reason("warmup.protocol", not_http_text(self._target.where if self._target else self._second, first))
+        )
 
     def _cut_off(self, request: WarmupRequest, began: float, what: str) -> str:
         is_news = time.monotonic() - began >= NEWS_AFTER or not self.status.why
         return f"{request.method} {request.path} {what}" if is_news else self.status.why
 
     def _probe_protocols(self) -> None:
-        """Raise where a process that ends connections without a byte answers in TLS or HTTP/2."""
+        """Raise where a process that ends connections without a byte answers in TLS or HTTP/2 on its port."""
+        target = self._target
+        if not isinstance(target, PortTarget):
+            return
         for name, hello in ((TLS, tls_hello()), (HTTP_2, H2_PREFACE)):
             seconds = min(PROBED_FOR, max(RETRY_EVERY, self._deadline - time.monotonic()))
-            answer = answer_to(hello, self._address, self._port, self.job.bypass, seconds)
+            answer = answer_to(hello, target.address, target.port, self.job.bypass, seconds)
             if spoken(answer) == name:
                 raise self._not_http(answer)
