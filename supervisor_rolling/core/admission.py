@@ -12,6 +12,7 @@ from supervisor_rolling.core.guard_state import GuardState
 from supervisor_rolling.core.natural_order import natural
 from supervisor_rolling.core.observation import Observation
 from supervisor_rolling.core.policy import GatePolicy, Policy, Share
+from supervisor_rolling.core.preflight_report import Settings
 from supervisor_rolling.core.process import Process
 from supervisor_rolling.core.process_states import ALIVE, NOT_UP
 from supervisor_rolling.core.reason import Reason
@@ -104,7 +105,7 @@ def resumed(rollout: Rollout, previous: Rollout, processes: Mapping[str, Process
     )
 
 
-def check_not_last_serving(rollout: Rollout, processes: Mapping[str, Process]) -> None:
+def check_not_last_serving(rollout: Rollout, processes: Mapping[str, Process], settings: Settings) -> None:
     """Raise RefusedError if the rollout would leave no process that serves, unless it is forced."""
     running = [name for name, process in processes.items() if process.state not in NOT_UP]
     selected = {member.name for member in rollout.members if member.selected}
@@ -113,13 +114,25 @@ def check_not_last_serving(rollout: Rollout, processes: Mapping[str, Process]) -
         return
     if processes[running[0]].state not in ALIVE:
         return
-    raise RefusedError(
-        f"{rollout.group}:{running[0]} is the only process of {rollout.group} that serves: requests would fail while "
-        "it restarts. Fix, one of: a spare process (numprocs=2 and process_name=%(program_name)s-%(process_num)d in "
-        "supervisord.conf, surge: 1 in rolling.yaml); the reload of gunicorn or uWSGI itself: supervisorctl signal HUP "
-        f"{rollout.group}:{running[0]}; or accept an outage: supervisorctl rolling_restart {rollout.group} --force",
-        "rollout.last_serving",
-    )
+    group, name = rollout.group, f"{rollout.group}:{running[0]}"
+    server = next((one.server for one in settings.processes if one.name == running[0]), "")
+    stopped = " ".join(f"{group}:{other}" for other in sorted(processes, key=natural) if other != running[0])
+    lines = [
+        f"{name} is the only process of {group} that serves: requests would fail while it restarts. Fix, one of:",
+        *([f"another one: supervisorctl start {stopped}"] if stopped else _spare_lines(group)),
+        *([f"the reload of {server} itself: supervisorctl signal HUP {name}"] if server else []),
+        f"an outage: supervisorctl rolling_restart {group} --force",
+    ]
+    raise RefusedError("\n".join(lines), "rollout.last_serving")
+
+
+def _spare_lines(group: str) -> list[str]:
+    return [
+        "a spare process, by these lines in supervisord.conf and rolling.yaml, and a port or socket for both:",
+        "    numprocs = 2",
+        "    process_name = %(program_name)s-%(process_num)d",
+        f"    groups: {{{group}: {{surge: 1}}}}",
+    ]
 
 
 def check_max_failures(rollout: Rollout) -> None:

@@ -16,6 +16,7 @@ class ProcessSettings:
     autorestart: str = "unexpected"  # or true, false
     stopasgroup: bool = False
     stopsignal: str = ""  # its name without SIG
+    server: str = ""  # gunicorn or uwsgi, where its command runs one
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,8 @@ def check_lines(report: Mapping[str, Any]) -> list[str]:
 def _line(finding: Mapping[str, Any]) -> str:
     fix = f". Fix: {finding['fix']}" if finding["fix"] else ""
     where = "" if finding["where"] == finding["code"] else f"{finding['where']}: "
-    return with_see(f"{finding['severity']}: {finding['code']}: {where}{finding['text']}{fix}", finding["code"])
+    text = f"{finding['severity']}: {finding['code']}: {where}{finding['text']}{fix}"
+    return with_see(text, finding["code"]).replace("\n", "\n  ")
 
 
 def _count(findings: list[Mapping[str, Any]]) -> str:

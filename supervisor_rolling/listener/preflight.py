@@ -186,7 +186,9 @@ class Preflight:
             checked.append("ports: shared, nothing is closed")
         has_ports = any(member.endpoints for member in rollout.members)
         theirs = "sockets" if any(unix_paths(member.endpoints) for member in rollout.members) else "ports"
-        checked.append(f"{len(rollout.members)} processes{f' and their {theirs}' if has_ports else ''}")
+        number = len(rollout.members)
+        of_them = f" and their {theirs}" if has_ports else ""
+        checked.append(f"{number} process{'es' if number != 1 else ''}{of_them}")
         skipped += _starting(rollout, observed)
         if given.processes:
             found += settings.findings(given, rollout.policy)

@@ -34,7 +34,7 @@ from supervisor_rolling.core.forecast import forecast
 from supervisor_rolling.core.guard_state import GuardState
 from supervisor_rolling.core.log_messages import summary
 from supervisor_rolling.core.observation import Observation
-from supervisor_rolling.core.preflight_report import Finding, Report
+from supervisor_rolling.core.preflight_report import Finding, Report, Settings
 from supervisor_rolling.core.process import Process
 from supervisor_rolling.core.reason import with_see
 from supervisor_rolling.core.rollout import Rollout, Status
@@ -148,7 +148,7 @@ class RolloutRequests:
             raise draft.problem
         self._verify(waiting, draft, request.group)
         rollout = rollout_for(request, draft, group)
-        for objection in objections(rollout, group.observed.processes):
+        for objection in objections(rollout, group.observed.processes, request.settings):
             raise objection
         if not self._is_read(waiting, rollout):
             return False
@@ -194,7 +194,10 @@ class RolloutRequests:
                 found.append(finding_of(error, request.group))
             self._supervisor.report(request.id, Report(request.group, tuple(found)))
             return True
-        found += [finding_of(error, request.group) for error in objections(rollout, group.observed.processes)]
+        found += [
+            finding_of(error, request.group)
+            for error in objections(rollout, group.observed.processes, request.settings)
+        ]
         if not self._gatekeeper.knows:  # so soon after the start, nothing was held yet
             self.is_retrying = True
             return False
@@ -270,12 +273,12 @@ def rollout_for(request: Request, draft: Draft, group: _Group) -> Rollout:
     return narrowed(replace(rollout, client=request.client, began=request.began), request.processes)
 
 
-def objections(rollout: Rollout, processes: Mapping[str, Process]) -> Iterator[RollingError]:
+def objections(rollout: Rollout, processes: Mapping[str, Process], settings: Settings) -> Iterator[RollingError]:
     """Everything in the policy and the process table by which a rollout is refused before anything is touched:
     ConfigErrors and RefusedErrors."""
     checks: list[Callable[[], None]] = [
         lambda: check_max_failures(rollout),
-        lambda: check_not_last_serving(rollout, processes),
+        lambda: check_not_last_serving(rollout, processes, settings),
     ]
     for check in checks:
         try:

@@ -15,6 +15,10 @@ NEEDED = (RollingRequestEvent, EventTypes.PROCESS_STATE, EventTypes.PROCESS_GROU
 """The events that our listener needs; ``events=`` may name a parent of each."""
 
 
+RELOADING = ("gunicorn", "uwsgi")
+"""Servers that replace their workers at SIGHUP."""
+
+
 def settings_of(supervisord: Any, group: str) -> Settings:
     """The settings of one group, and of every event listener that gets the doorbell."""
     groups = supervisord.process_groups
@@ -43,7 +47,14 @@ def _process(config: Any) -> ProcessSettings:
         _autorestart(config.autorestart),
         bool(config.stopasgroup),
         _signal(config.stopsignal),
+        _server(config.command),
     )
+
+
+def _server(command: str) -> str:
+    """The server that a command runs, of those that can reload themselves."""
+    programs = [word.rpartition("/")[2] for word in command.split()]
+    return next((name for name in RELOADING if name in programs), "")
 
 
 def _signal(number: int) -> str:

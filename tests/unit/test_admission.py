@@ -9,12 +9,13 @@ import pytest
 from supervisor_rolling.core import machine
 from supervisor_rolling.core.admission import begin, check_not_last_serving, kept_closed
 from supervisor_rolling.core.endpoint import tcp
-from supervisor_rolling.core.errors import ConfigError
+from supervisor_rolling.core.errors import ConfigError, RefusedError
 from supervisor_rolling.core.guard_state import GuardedProcess, GuardState
 from supervisor_rolling.core.jobs import WarmupStatus
 from supervisor_rolling.core.log_messages import changes
 from supervisor_rolling.core.observation import Observation
 from supervisor_rolling.core.policy import GatePolicy, Policy, PortRule
+from supervisor_rolling.core.preflight_report import ProcessSettings, Settings
 from supervisor_rolling.core.reason import Reason
 from supervisor_rolling.core.rollout import Rollout, Stage, Status
 from supervisor_rolling.core.wait_reasons import LONG
@@ -75,7 +76,37 @@ def test_group_without_ports_begins_with_none() -> None:
 
 def test_only_worker_of_a_group_may_be_stopped() -> None:
     facts, policy = look("RUNNING"), Policy("app", PortRule(none=True))
-    check_not_last_serving(begin(2, policy, GatePolicy(), facts, {}, {}), facts.processes)
+    check_not_last_serving(begin(2, policy, GatePolicy(), facts, {}, {}), facts.processes, Settings())
+
+
+def refusal(states: tuple[str, ...], server: str = "") -> list[str]:
+    facts, policy = look(*states), Policy("app", PortRule(auto=True))
+    endpoints = {f"app-{number}": (tcp(8000 + number),) for number in range(1, 4)}
+    settings = Settings((ProcessSettings("app-1", server=server),))
+    with pytest.raises(RefusedError) as caught:
+        check_not_last_serving(begin(2, policy, GatePolicy(), facts, endpoints, {}), facts.processes, settings)
+    return str(caught.value).splitlines()
+
+
+def test_group_of_one_is_shown_how_to_get_a_spare() -> None:
+    assert refusal(("RUNNING",), "gunicorn") == [
+        "app:app-1 is the only process of app that serves: requests would fail while it restarts. Fix, one of:",
+        "a spare process, by these lines in supervisord.conf and rolling.yaml, and a port or socket for both:",
+        "    numprocs = 2",
+        "    process_name = %(program_name)s-%(process_num)d",
+        "    groups: {app: {surge: 1}}",
+        "the reload of gunicorn itself: supervisorctl signal HUP app:app-1",
+        "an outage: supervisorctl rolling_restart app --force",
+    ]
+    assert not any("HUP" in line for line in refusal(("RUNNING",))), "not every program reloads"
+
+
+def test_last_of_several_is_to_get_another_one() -> None:
+    lines = refusal(("RUNNING", "STOPPED", "STOPPED"))
+    assert lines[1:] == [
+        "another one: supervisorctl start app:app-2 app:app-3",
+        "an outage: supervisorctl rolling_restart app --force",
+    ]
 
 
 @pytest.mark.parametrize(("is_closed", "least"), [(True, 1), (False, 2)])

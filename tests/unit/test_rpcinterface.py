@@ -232,6 +232,24 @@ def test_check_request_carries_settings(rolling: Any, supervisord: DummySupervis
     assert settings.listeners == (ListenerSettings("rolling", 1, 10, 10, lacks),)
 
 
+@pytest.mark.parametrize(
+    ("command", "server"),
+    [
+        ("/srv/venv/bin/gunicorn --bind :80 app", "gunicorn"),
+        ("python -m gunicorn app", "gunicorn"),
+        ("/usr/bin/env A=b uwsgi --ini app.ini", "uwsgi"),
+        ("/srv/gunicorn/run", ""),
+        ("", ""),
+    ],
+)
+def test_server_that_reloads_itself_is_known_by_its_command(
+    supervisord: DummySupervisor, command: str, server: str
+) -> None:
+    supervisord.process_groups["app"].processes["web_1"].config.command = command
+    found = settings_of(supervisord, "app").processes
+    assert next(one.server for one in found if one.name == "web_1") == server
+
+
 def test_unnamed_stop_signal_is_its_number(supervisord: DummySupervisor):
     supervisord.process_groups["app"].processes["web_2"].config.stopsignal = 0
     assert settings_of(supervisord, "app").processes[1].stopsignal == "0"
