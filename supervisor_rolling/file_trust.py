@@ -74,6 +74,16 @@ def of_place(path: str) -> list[TrustProblem]:
     return list(dict.fromkeys([*found, *of_file(path)]))
 
 
+def of_way(path: str) -> list[TrustProblem]:
+    """What lets another user put a different directory in the place of the one that a path is in. That one itself may
+    be another user's. Raises OSError."""
+    if os.geteuid() != 0:
+        return []
+    folder = os.path.dirname(path)
+    harm = f"another user could replace {folder}"
+    return list(dict.fromkeys(one for step, there in way_to(folder) for one in _of(step, there, harm)))
+
+
 def of_command(command: Sequence[str]) -> list[TrustProblem]:
     """What lets another user change what a command executes: its program, the interpreter of a script, and each
     argument that is the absolute path of a file, such as a script."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import math
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from supervisor_rolling.core.checks.processes import Wrapper
@@ -80,9 +80,9 @@ class KernelSockets:
 
     def unix_of(self, pids: Collection[int]) -> Mapping[int, tuple[str, ...]]:
         """See ``Sockets.unix_of``."""
-        held, listening = procfs.inodes_of(pids), procfs.listening_unix()
-        names = {pid: [listening[inode] for inode in held[pid] & listening.keys()] for pid in pids}
-        return {pid: tuple(sorted(_full(name, pid) for name in those)) for pid, those in names.items()}
+        children, listening = procfs.children_of_all(), procfs.listening_unix()
+        families = {pid: list(procfs.family_of(pid, children)) for pid in pids}
+        return {pid: tuple(sorted({*_paths_of(family, listening)})) for pid, family in families.items()}
 
     def listens_at(self, path: str, pid: int) -> bool:
         """See ``Sockets.listens_at``."""
@@ -145,6 +145,25 @@ class KernelSockets:
         listening = {one.inode: one.port for one in tcp_sockets((LISTEN,), ports)} if ports else {}
         held = procfs.holders(listening) if listening else {}
         return {**held, **_clients(set(ports).difference(listening.values()))}
+
+
+def _paths_of(family: Iterable[int], listening: Mapping[int, str]) -> Iterator[str]:
+    """The paths on which processes listen, without those of a file that is another user's: a process may bind any name
+    in a file system of its own, and what is there for all would be taken for its socket."""
+    for pid in family:
+        user = procfs.user_of(pid)
+        for inode in procfs.own_inodes(pid) & listening.keys():
+            path = _full(listening[inode], pid)
+            if user == 0 or _owner_of(path) in (user, None):
+                yield path
+
+
+def _owner_of(path: str) -> int | None:
+    """The user whose socket has this name, closed or not; None: there is none."""
+    try:
+        return os.lstat(socket_paths.current(path)).st_uid
+    except OSError:
+        return None
 
 
 def _full(name: str, pid: int) -> str:

@@ -536,6 +536,18 @@ def test_process_listens_at_its_name_and_at_a_link_to_it(
     assert len(peers(sockets, relative)) == 1
 
 
+def test_socket_of_another_user_is_not_taken_for_the_process_s_own(
+    keep: ExitStack, sockets: KernelSockets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that binds the name of a root's socket, in a file system of its own."""
+    path, pid = str(tmp_path / "a.sock"), os.getpid()
+    unix_server(keep, path)
+    monkeypatch.setattr(procfs, "user_of", lambda pid: 33)
+    assert sockets.unix_of([pid]) == {pid: ()}
+    os.chown(path, 33, 33)
+    assert sockets.unix_of([pid]) == {pid: (path,)}
+
+
 def test_auto_takes_ports_before_unix_sockets_and_no_control_socket(keep: ExitStack, tmp_path: Path) -> None:
     path, pid = str(tmp_path / "a.sock"), os.getpid()
     for one in (path, str(tmp_path / "gunicorn.ctl")):

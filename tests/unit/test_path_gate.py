@@ -207,6 +207,26 @@ def test_what_cannot_be_closed_is_found_before(keep: ExitStack, tmp_path: Path) 
     assert f"the unix socket {long} cannot be closed: its path is longer than 105 bytes" in found[0].text
 
 
+def test_directory_that_another_user_could_replace_is_left_alone(keep: ExitStack, tmp_path: Path) -> None:
+    """root would rename what that user points it to."""
+    theirs = tmp_path / "srv"
+    (theirs / "run").mkdir(parents=True)
+    path = str(theirs / "run" / "a.sock")
+    listen(keep, path)
+    os.chown(theirs / "run", 33, 33)
+    gate = a_gate(tmp_path)
+    assert gate.hold(closing(path)), "the directory itself may be theirs"
+    os.chown(theirs, 33, 33)
+    with pytest.raises(
+        PartlyClosedError, match=f"not closed: {theirs}: belongs to the user 33: another user could"
+    ) as e:
+        gate.hold(closing(path))
+    assert (e.value.closed, state(path)) == ({}, OPEN), "what was closed is opened"
+    (found,) = gate.inspect({unix(path): "app:a"})
+    assert found.is_error
+    assert "or run the listener as the user of the processes" in found.fix
+
+
 def test_many_sockets_stay_as_they_are_wanted(keep: ExitStack, tmp_path: Path) -> None:
     paths = [str(tmp_path / f"{number}.sock") for number in range(6)]
     for one in paths:

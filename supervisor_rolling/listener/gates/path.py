@@ -16,7 +16,7 @@ Beyond the contract of ``Gate``:
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import os
 import socket
 import stat
@@ -24,14 +24,13 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from supervisor_rolling import file_trust
 from supervisor_rolling.core.endpoint import UNIX, Endpoint, unix
 from supervisor_rolling.core.errors import GateError, PartlyClosedError
 from supervisor_rolling.core.preflight_report import Finding, Severity
 from supervisor_rolling.listener.gates.state_file import StateFile
 from supervisor_rolling.listener.system import procfs, socket_paths
 from supervisor_rolling.listener.system.inotify import NewNames
-
-log = logging.getLogger("supervisor_rolling")
 
 CLOSED = "closed"
 """The state of each path in the state file."""
@@ -60,6 +59,8 @@ class PathGate:
         file, paths = self._state_file(), frozenset(endpoint.address for endpoint in closed)
         if not paths and not file.states:
             return {}
+        strange = {path: problem for path in paths if (problem := _trust_problem(path))}
+        paths -= strange.keys()
         file.write(dict.fromkeys(paths.union(file.states), CLOSED))
         with self._lock:
             self._closed = paths
@@ -69,7 +70,7 @@ class PathGate:
         self._since = {path: self._since.get(path, self._clock()) for path, problem in shut.items() if not problem}
         file.write(dict.fromkeys([*paths, *(path for path, problem in opened.items() if problem)], CLOSED))
         held = {unix(path): since for path, since in self._since.items()}
-        problems = [problem for problem in (*opened.values(), *shut.values()) if problem]
+        problems = [problem for problem in (*strange.values(), *opened.values(), *shut.values()) if problem]
         if problems:
             raise PartlyClosedError("; ".join(problems), held)
         return held
@@ -116,6 +117,15 @@ def _problem(change: Callable[[str], None], path: str) -> str:
     except OSError as error:
         return f"The unix socket {path} could not be opened or closed: {error.strerror or error}"
     return ""
+
+
+def _trust_problem(path: str) -> str:
+    """Why root may not rename anything there; empty where it may, or the directory is not there."""
+    try:
+        found = file_trust.of_way(path)
+    except OSError:
+        return ""
+    return f"The unix socket {path} is not closed: {found[0]}" if found else ""
 
 
 def _shut(path: str) -> None:
@@ -176,6 +186,10 @@ def _remove(path: str) -> None:
 def _obstacles(path: str) -> Iterator[tuple[str, str]]:
     """Each reason why it cannot be closed, and the fix."""
     directory = os.path.dirname(path)
+    with contextlib.suppress(OSError):
+        for one in file_trust.of_way(path)[:1]:
+            fix = f"{one.fix}, or run the listener as the user of the processes: user= in [eventlistener:rolling]"
+            yield f"{one.path} {one.text}, and root would rename what is there", fix
     if len(os.fsencode(path)) > socket_paths.MAX_PATH:
         yield "its path is longer than 105 bytes", "shorten the path"
     if not os.access(directory, os.W_OK | os.X_OK, effective_ids=True):

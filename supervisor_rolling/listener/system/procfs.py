@@ -119,6 +119,12 @@ def program_of(pid: int) -> str:
         return ""
 
 
+def user_of(pid: int) -> int:
+    """The effective user of a process; -1 where the process is gone or hidden."""
+    fields = dict(line.partition(":")[::2] for line in _read(pid, "status").splitlines())
+    return int((fields.get("Uid") or "-1 -1").split()[1])
+
+
 def signals_of(pid: int) -> tuple[frozenset[str], frozenset[str]]:
     """The signals that a process handles or waits for (blocked), and those that it ignores, by their names without SIG;
     none where the process is gone."""
