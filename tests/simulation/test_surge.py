@@ -168,6 +168,16 @@ def test_late_listener_drains_the_surplus_that_serves_already(takes: float, kill
     assert world.least_serving == 2
 
 
+def test_surplus_is_closed_although_no_other_is_warm_yet() -> None:
+    world = World(2, fast_policy(surge=1))
+    for process in world.processes.values():
+        process.spawned, process.warm_pid, process.warm_takes = world.now - 2.0, 0, 4.0
+    world.pass_time(1.0)
+    world.live(world.reconciler(), 1.0)
+    assert states(world) == ["RUNNING", "STOPPED"]
+    assert (world.lost, world.least_serving) == (0, 1)
+
+
 def test_surplus_that_drains_takes_over_when_the_other_crashes() -> None:
     world = World(2, fast_policy(surge=1))
     for process in world.processes.values():

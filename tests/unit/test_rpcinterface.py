@@ -130,6 +130,59 @@ def fault_of(call: Any, *arguments: Any) -> RPCError:
     return caught.value
 
 
+# --- several groups
+
+
+def chained(rolling: Any, end: Status, **changes: Any) -> int:
+    """A rollout of app that has ended, with a group to follow."""
+    first = a_rollout(7, following=("rolling", "app"), by="ann", force=True, max_unavailable="2")
+    version = rolling.listenerRecord(rolling.mailbox.key, "app", 0, dump(first), 0)
+    last = replace(first, status=end, **changes)
+    return rolling.listenerRecord(rolling.mailbox.key, "app", version, dump_changes(last, first), 0)
+
+
+def test_group_that_follows_is_asked_for_however_long_no_listener_runs(rolling: Any):
+    chained(rolling, Status.DONE)
+    rolling.clock.now += 10 * ANSWER_TIMEOUT
+    (request,) = observe(rolling)["requests"]
+    assert (request["kind"], request["group"], request["following"]) == ("restart", "rolling", ["app"])
+    assert (request["by"], request["force"], request["max_unavailable"]) == ("ann", True, "2")
+    assert fault_of(rolling.restart, "rolling").code == Fault.ROLLOUT_IN_PROGRESS, "its place is kept"
+
+
+@pytest.mark.parametrize("end", [Status.FAILED, Status.ABORTED])
+def test_nothing_follows_a_rollout_that_failed(rolling: Any, end: Status):
+    chained(rolling, end)
+    assert observe(rolling)["requests"] == []
+
+
+def test_refusal_of_the_next_group_is_noted_where_a_client_reads_it(rolling: Any):
+    chained(rolling, Status.DONE)
+    (request,) = observe(rolling)["requests"]
+    rolling.listenerAnswer(rolling.mailbox.key, request["id"], Fault.REFUSED, "all are stopped", "")
+    assert rolling.getRollout("app")["next_problem"] == "all are stopped"
+
+
+def test_group_that_is_gone_or_busy_is_noted_at_once(rolling: Any, supervisord: DummySupervisor):
+    rolling.restart("rolling", False, {})
+    chained(rolling, Status.DONE)
+    assert "a rollout of rolling is already running" in rolling.getRollout("app")["next_problem"]
+
+
+@pytest.mark.parametrize("names", [[], ["app", "app"], ["app", "nothing"], "app", ["app:web_1"]])
+def test_groups_are_checked_before_anything_begins(rolling: Any, names: Any):
+    assert fault_of(rolling.restartGroups, names).code in (Faults.INCORRECT_PARAMETERS, Faults.BAD_NAME)
+    assert observe(rolling)["requests"] == []
+
+
+def test_groups_take_no_processes_and_no_plan(rolling: Any):
+    for options in ({"processes": ["web_1"]}, {"dry_run": True}):
+        assert fault_of(rolling.restartGroups, ["app"], True, options).code == Faults.INCORRECT_PARAMETERS
+
+
+# --- requests
+
+
 def test_request_rings_doorbell_and_reaches_listener(rolling: Any, notified: list[Any]):
     rolling.restart("app:*", False, {"max_unavailable": "25%", "by": "ann@host"})
     (event,) = notified
