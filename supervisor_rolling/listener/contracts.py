@@ -130,6 +130,11 @@ class Sockets(Protocol):
         too; where it has none of these, on any."""
         ...
 
+    def reuseport_of(self, pids: Collection[int]) -> Sequence[int]:
+        """The ports on which each of several of these processes, or a descendant of it, has a socket of its own that
+        accepts (SO_REUSEPORT)."""
+        ...
+
     def memory_files_of(self, pid: int) -> Sequence[str]:
         """The names of the memory files that a process or a descendant of it holds open."""
         ...
@@ -268,6 +273,11 @@ class GateProbes(Protocol):
     def untrusted_files(self, policy: Policy) -> Sequence[Finding]:
         """Each file that the listener, as root, executes or obeys for a group and that another user could change or
         replace."""
+        ...
+
+    def migrates(self) -> bool | None:
+        """Whether the kernel hands what waits at a listening socket that is closed to another one of its port
+        (tcp_migrate_req); None where it cannot."""
         ...
 
     def conntrack(self) -> Conntrack | None:

@@ -44,6 +44,7 @@ AT_ONCE = 64
 """Connections that are open at the same time: the listener has a pidfd for each process, too."""
 
 _CONNTRACK = "/proc/sys/net/netfilter"
+_MIGRATES = "/proc/sys/net/ipv4/tcp_migrate_req"
 
 ATTEMPTS = 5
 """To find a port that is free on all addresses."""
@@ -186,6 +187,13 @@ class RealGateProbes:
             for where, problems in found.items()
             for one in problems
         ]
+
+    def migrates(self) -> bool | None:
+        """See ``GateProbes.migrates``."""
+        try:
+            return Path(_MIGRATES).read_text(encoding="ascii").strip() != "0"
+        except OSError:
+            return None
 
     def conntrack(self) -> Conntrack | None:
         """See ``GateProbes.conntrack``."""

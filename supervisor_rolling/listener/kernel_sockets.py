@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import math
 import os
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -105,6 +106,16 @@ class KernelSockets:
             return accepting.accepts(family, inherited or beside_others or listening)
         except PermissionError as error:
             raise SocketsError(f"Cannot see whether process {pid} accepts connections: {error}") from error
+
+    def reuseport_of(self, pids: Collection[int]) -> Sequence[int]:
+        """See ``Sockets.reuseport_of``."""
+        held = procfs.inodes_of(pids)
+        found: dict[int, Counter[int]] = {}
+        for one in tcp_sockets((LISTEN,)):
+            holders = [pid for pid, inodes in held.items() if one.inode in inodes]
+            if len(holders) == 1:  # what several hold was inherited
+                found.setdefault(one.port, Counter()).update(holders)
+        return sorted(port for port, holders in found.items() if len(holders) > 1)
 
     def memory_files_of(self, pid: int) -> Sequence[str]:
         """See ``Sockets.memory_files_of``."""

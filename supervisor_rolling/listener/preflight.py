@@ -209,6 +209,8 @@ class Preflight:
         up = [observed.processes[m.name].pid for m in rollout.members if is_up(m, observed.processes)]
         result = result_of(self._sockets.memory_files_of(up[0])) if up else None
         yield from shared.findings(rollout.group, rollout.policy.warmup, result is not None)
+        for port in self._sockets.reuseport_of(up):
+            yield from shared.reuseport(rollout.group, port, self._probes.migrates())
 
     def _listening(self, rollout: Rollout, observed: Observation, skipped: list[str]) -> Listening:
         """What can be seen of it. Which ports accept can be seen without rights; which process has them cannot, where

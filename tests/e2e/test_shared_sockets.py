@@ -32,8 +32,9 @@ SERVERS = {
     "uvicorn": "uvicorn --fd 0 --log-level warning app:application",
     "gunicorn": "gunicorn --bind fd://0 --workers 1 --threads 8 app:application",
     "daphne": "daphne --fd 0 app:application",
+    "reuseport": "gunicorn --workers 1 --threads 8 app:application",
 }
-WSGI = ("gunicorn",)
+WSGI = ("gunicorn", "reuseport")
 
 PROGRAM = """\
 [fcgi-program:{group}]
@@ -48,6 +49,14 @@ autorestart = true
 """
 
 
+REUSEPORT = (
+    PROGRAM.replace("[fcgi-program:", "[program:")
+    .replace("socket = tcp://127.0.0.1:{port}\n", "")
+    .replace("{command}", "{command} --bind 127.0.0.1:{port} --reuse-port")
+)
+MIGRATES = Path("/proc/sys/net/ipv4/tcp_migrate_req")
+
+
 def application(server: str, is_warmed: bool) -> str:
     kind = "wsgi" if server in WSGI else "asgi"
     lines = f"from tests.support.recipes.{kind} import application\n"
@@ -59,10 +68,12 @@ def application(server: str, is_warmed: bool) -> str:
 
 
 @contextlib.contextmanager
-def sharing(directory: Path, server: str, is_warmed: bool = True, **policy: Any) -> Iterator[Stack]:
+def sharing(
+    directory: Path, server: str, is_warmed: bool = True, section: str = PROGRAM, **policy: Any
+) -> Iterator[Stack]:
     """A supervisord with a group that shares a socket, without the rights of a firewall."""
     command = f"{shlex.quote(str(Path(sys.executable).parent))}/{SERVERS[server]}"
-    program = PROGRAM.format(group=GROUP, port=PORT, command=command, root=ROOT, processes=PROCESSES)
+    program = section.format(group=GROUP, port=PORT, command=command, root=ROOT, processes=PROCESSES)
     text = yaml.safe_dump({"history": False, "groups": {GROUP: policy}})
     setup = Setup(
         1,
@@ -91,6 +102,17 @@ def users(stack: Stack, rate: float) -> Iterator[Load]:
         load.wait_more(round(rate / 2))
 
 
+@contextlib.contextmanager
+def migrating(value: str) -> Iterator[None]:
+    """In the network namespace of this test run."""
+    before = MIGRATES.read_text(encoding="ascii")
+    MIGRATES.write_text(value, encoding="ascii")
+    try:
+        yield
+    finally:
+        MIGRATES.write_text(before, encoding="ascii")
+
+
 def kill_listener(stack: Stack) -> None:
     if pid := listener_pid(stack):
         with contextlib.suppress(ProcessLookupError):
@@ -102,9 +124,7 @@ LONG = 100  # rollouts
 
 @pytest.mark.parametrize(
     ("server", "rollouts", "rate"),
-    first(
-        2, [("uvicorn", 1, 40.0), ("gunicorn", 1, 40.0), *((one, LONG, 100.0) for one in SERVERS if one != "daphne")]
-    ),
+    first(2, [("uvicorn", 1, 40.0), ("gunicorn", 1, 40.0), *((one, LONG, 100.0) for one in ("uvicorn", "gunicorn"))]),
 )
 def test_rollout_fails_no_request_and_meets_no_cold_process(
     tmp_path: Path, server: str, rollouts: int, rate: float
@@ -135,6 +155,20 @@ def test_listener_killed_at_random_moments_loses_nothing(tmp_path: Path, server:
             assert wait_ended(stack, group=GROUP)["status"] == "done"
             assert not before & pids(stack)
     assert_no_failures(load.report())
+
+
+@pytest.mark.parametrize(("rollouts", "rate"), first(1, [(1, 40.0), (LONG, 100.0)]))
+def test_reuseport_needs_a_kernel_that_hands_waiting_connections_on(tmp_path: Path, rollouts: int, rate: float) -> None:
+    with migrating("0"), sharing(tmp_path, "reuseport", section=REUSEPORT) as stack:
+        refused = stack.ctl("rolling_restart", GROUP)
+        assert (refused.returncode, "sysctl -w net.ipv4.tcp_migrate_req=1" in refused.stdout) == (1, True)
+        with migrating("1"), users(stack, rate) as load:
+            for _ in range(rollouts):
+                done = stack.ctl("rolling_restart", GROUP)
+                assert done.returncode == 0, done.stdout
+        report = load.report()
+        print("reuseport", rollouts, report)
+        assert_no_failures(report)
 
 
 BAD = """

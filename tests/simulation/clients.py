@@ -195,6 +195,9 @@ class FakeGateProbes:
     def untrusted_files(self, policy: Policy) -> Sequence[Finding]:
         return ()
 
+    def migrates(self) -> bool | None:
+        return None
+
     def conntrack(self) -> Conntrack | None:
         return None
 

@@ -53,6 +53,9 @@ class FakeSockets:
     def accepts(self, pid: int) -> bool:
         return True
 
+    def reuseport_of(self, pids: Collection[int]) -> list[int]:
+        return []
+
     def memory_files_of(self, pid: int) -> list[str]:
         return []
 

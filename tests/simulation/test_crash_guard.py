@@ -59,6 +59,9 @@ class Kernel:
     def accepts(self, pid: int) -> bool:
         return True
 
+    def reuseport_of(self, pids: Collection[int]) -> list[int]:
+        return []
+
     def memory_files_of(self, pid: int) -> list[str]:
         return []
 

@@ -10,6 +10,7 @@ import select
 import socket
 import struct
 import subprocess
+import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -463,6 +464,25 @@ def test_one_walk_finds_both_families(keep: ExitStack, sockets: KernelSockets, m
     assert walks == [socket.AF_UNSPEC]
     assert found.peers == {f"[::1]:{port_of(six)}", f"127.0.0.1:{port_of(four)}"}
     assert len(found.oldest) == 2
+
+
+def test_port_with_a_socket_for_each_process_is_found(keep: ExitStack, sockets: KernelSockets) -> None:
+    code = (
+        "import socket,sys,time; s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1);"
+        "s.bind(('127.0.0.1', int(sys.argv[1]))); s.listen(); print(s.getsockname()[1], flush=True); time.sleep(20)"
+    )
+    started: list[subprocess.Popen[str]] = []
+    port = "0"
+    for _ in range(2):
+        process = subprocess.Popen([sys.executable, "-c", code, port], stdout=subprocess.PIPE, text=True)
+        keep.callback(process.communicate)
+        keep.callback(process.kill)
+        assert process.stdout is not None
+        port = process.stdout.readline().strip()
+        started.append(process)
+    pids = [process.pid for process in started]
+    assert sockets.reuseport_of(pids) == [int(port)]
+    assert sockets.reuseport_of(pids[:1]) == []
 
 
 # --- unix sockets

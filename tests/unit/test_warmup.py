@@ -191,6 +191,9 @@ class Told:
             raise SocketsError("hidden")
         return pid in self.accepting
 
+    def reuseport_of(self, pids: Collection[int]) -> list[int]:
+        return []
+
     def memory_files_of(self, pid: int) -> Sequence[str]:
         return self.memory_files
 
