@@ -42,12 +42,15 @@ def spare(directory: Path, kind: str) -> Iterator[Stack]:
     (directory / "app").mkdir()
     (directory / "app" / "venv").symlink_to(sys.prefix)
     (directory / "app" / "app.py").write_text(WARMED, encoding="utf-8")
+    found = yaml.safe_load(example(PAGE, "yaml", policy))
+    if kind == "ports":  # as on a host with one nginx, whose configuration is found
+        found["groups"][GROUP]["balancer"] = {"nginx": "%(here)s/nginx.conf"}
     lines = [line for line in example(PAGE, "ini", section).splitlines() if not line.startswith("user = ")]
     setup = Setup(
         1,
         section="\n".join([*lines, f'environment = PYTHONPATH="{ROOT}"']).replace(SERVED, "%(here)s/app"),
         supervisor=plugin.sections(directory / "rolling.yaml"),
-        files={"rolling.yaml": yaml.safe_dump({"history": False, **yaml.safe_load(example(PAGE, "yaml", policy))})},
+        files={"rolling.yaml": yaml.safe_dump({"history": False, **found})},
         balance="",
         upstream="server 127.0.0.1:8001 max_fails=0;" if kind == "ports" else "",
     )
