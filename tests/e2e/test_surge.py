@@ -32,7 +32,7 @@ from supervisor_rolling.wsgi import warmed
 application = warmed(application, "/")
 """
 LONG = 100  # rollouts
-BROKEN = 'raise SystemExit("no settings")\n'
+BROKEN = 'raise ValueError("no settings")\n'
 
 
 @contextlib.contextmanager
