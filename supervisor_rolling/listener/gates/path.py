@@ -81,8 +81,15 @@ class PathGate:
 
     def inspect(self, endpoints: Mapping[Endpoint, str]) -> Sequence[Finding]:
         """What keeps these sockets from being closed; see ``Gate.inspect``."""
+        self.check()
         return [
-            Finding("gate.path", process, f"the unix socket {endpoint.address} cannot be closed: {why}", fix, SEVERE)
+            Finding(
+                "gate.path",
+                process,
+                f"the unix socket {endpoint.address} cannot be closed: {why}",
+                fix,
+                Severity.ERROR,
+            )
             for endpoint, process in endpoints.items()
             for why, fix in _obstacles(endpoint.address)
         ]
@@ -96,7 +103,10 @@ class PathGate:
             try:
                 self._names = NewNames(self._appeared)
             except OSError as error:
-                raise GateError(f"New sockets cannot be seen (inotify): {error}") from error
+                raise GateError(
+                    f"Nothing was closed, because a new socket would not be seen (inotify): {error}. Fix: raise the "
+                    "sysctl fs.inotify.max_user_instances"
+                ) from error
         if self._names is not None:
             self._names.watch({os.path.dirname(path) for path in self._closed})
 
@@ -105,9 +115,6 @@ class PathGate:
         with self._lock:
             if path in self._closed:
                 _problem(_shut, path)
-
-
-SEVERE = Severity.ERROR
 
 
 def _problem(change: Callable[[str], None], path: str) -> str:

@@ -27,10 +27,11 @@ class NewNames:
 
     def watch(self, directories: Collection[str]) -> None:
         """Watch exactly these directories, as far as they exist. Cheap where nothing has changed."""
-        for number in [number for number, one in self._watches.items() if one not in directories]:
+        there = list(self._watches.items())  # the other thread may forget one meanwhile
+        for number in [number for number, one in there if one not in directories]:
             self._libc.inotify_rm_watch(self._fd, number)
             self._watches.pop(number, None)
-        for directory in set(directories).difference(self._watches.values()):
+        for directory in set(directories).difference([one for _, one in there]):
             mask = _IN_CREATE | _IN_MOVED_TO | _IN_ONLYDIR
             number = self._libc.inotify_add_watch(self._fd, os.fsencode(directory), mask)
             if number >= 0:
