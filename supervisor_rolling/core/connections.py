@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+GONE_CLIENT = "a client that is gone"
+"""In place of the peer of a connection to a unix socket of which the client has closed its end. What waits for its
+answer had another one before."""
+
 
 @dataclass(frozen=True)
 class Connection:
@@ -20,7 +24,7 @@ class Connection:
 class Connections:
     """The connections of one port, both address families."""
 
-    peers: frozenset[str] = frozenset()  # address:port of each that is ESTABLISHED, SYN_RECV or CLOSE_WAIT
+    peers: frozenset[str] = frozenset()  # address:port, or what a unix socket has for it, of each to be answered
     oldest: tuple[Connection, ...] = ()  # the oldest few, oldest first, where they were asked for
     idle_for: float = 0.0  # seconds without a byte on any, where asked for; 0.0: one awaits its answer; infinity: none
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from supervisor_rolling.core.connections import Connection, Connections, KeepaliveReuse
+from supervisor_rolling.core.connections import GONE_CLIENT, Connection, Connections, KeepaliveReuse
 from supervisor_rolling.core.drain import is_overdue
 from supervisor_rolling.core.endpoint import Endpoint, unix_paths
 from supervisor_rolling.core.gate_leaks import GateLeaks
@@ -110,7 +110,11 @@ class DrainObserver:
         """The clients that got through a closed gate. If a port was open for a moment since the gate was last read
         (another program flushed the rules), it is closed again, and that was no leak."""
         since = self._closed_since(members)
-        peers = {name: those for name, those in peers.items() if name in since}
+        peers = {
+            name: frozenset(peer for peer in those if not peer.startswith(GONE_CLIENT))
+            for name, those in peers.items()
+            if name in since
+        }
         found = self._leaks.setdefault(group, GateLeaks()).find(peers, since, at)
         if found:
             self._gatekeeper.renew()

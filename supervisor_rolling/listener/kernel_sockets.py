@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from supervisor_rolling.core.checks.processes import Wrapper
-from supervisor_rolling.core.connections import Connection, Connections
+from supervisor_rolling.core.connections import GONE_CLIENT, Connection, Connections
 from supervisor_rolling.core.endpoint import Endpoint, tcp, tcp_ports, unix, unix_paths
 from supervisor_rolling.core.errors import SocketsError
 from supervisor_rolling.core.port_use import Holder, PortUse
@@ -29,6 +29,7 @@ from supervisor_rolling.listener.system.sock_diag import (
     TcpSocket,
     tcp_sockets,
 )
+from supervisor_rolling.listener.system.unix_diag import UnixSocket, unix_sockets
 
 
 class KernelSockets:
@@ -54,16 +55,15 @@ class KernelSockets:
         }
 
     def _of_paths(self, paths: Collection[str]) -> dict[Endpoint, Connections]:
-        """Of unix sockets the kernel shows neither the age of a connection nor when bytes moved. One that was bound by
-        a relative path counts for every path that ends in it."""
-        names: dict[str, list[str]] = {}
-        for name, peer in procfs.connected_unix() if paths else ():
-            names.setdefault(name, []).append(peer)
+        """Of unix sockets the kernel shows neither the age of a connection nor when bytes moved. A connection is known
+        by its client's end; where that is closed, only how many there are."""
+        every = unix_sockets() if paths else []
         found: dict[Endpoint, Connections] = {}
         for path in paths:
-            own = socket_paths.bound(path)
-            peers = [peer for name, those in names.items() if socket_paths.is_named(own, name) for peer in those]
-            found[unix(path)] = Connections(frozenset(peers))
+            own = _bound_at(path, every)
+            clients = [client for one in own for client in (one.waiting if one.is_listening else (one.peer,))]
+            gone = [f"{GONE_CLIENT} {number}" for number in range(1, 1 + clients.count(0))]
+            found[unix(path)] = Connections(frozenset([*(f"client {one}" for one in clients if one), *gone]))
         return found
 
     def listeners(self, ports: Collection[int]) -> Mapping[int, tuple[str, ...]]:
@@ -81,14 +81,14 @@ class KernelSockets:
 
     def unix_of(self, pids: Collection[int]) -> Mapping[int, tuple[str, ...]]:
         """See ``Sockets.unix_of``."""
-        children, listening = procfs.children_of_all(), procfs.listening_unix()
+        children = procfs.children_of_all()
+        listening = {one.inode: one.name for one in unix_sockets() if one.is_listening}
         families = {pid: list(procfs.family_of(pid, children)) for pid in pids}
         return {pid: tuple(sorted({*_paths_of(family, listening)})) for pid, family in families.items()}
 
     def listens_at(self, path: str, pid: int) -> bool:
         """See ``Sockets.listens_at``."""
-        own = socket_paths.bound(path)
-        found = {inode for inode, name in procfs.listening_unix().items() if socket_paths.is_named(own, name)}
+        found = {one.inode for one in _bound_at(path, unix_sockets()) if one.is_listening}
         if not found or not found.isdisjoint(procfs.own_inodes(pid)):
             return bool(found)
         return not found.isdisjoint(procfs.inodes_of([pid])[pid])
@@ -99,7 +99,8 @@ class KernelSockets:
         held = frozenset().union(*map(procfs.own_inodes, family))
         tcp_listening = [one for one in tcp_sockets((LISTEN,)) if one.inode]
         ports = {one.port for one in tcp_listening if one.inode not in held}
-        listening = held & {*(one.inode for one in tcp_listening), *procfs.listening_unix()}
+        unix_listening = (one.inode for one in unix_sockets() if one.is_listening)
+        listening = held & {*(one.inode for one in tcp_listening), *unix_listening}
         inherited = listening & procfs.own_inodes(procfs.parent_of(pid)) if listening else listening
         beside_others = {one.inode for one in tcp_listening if one.inode in held and one.port in ports}
         try:
@@ -156,6 +157,20 @@ class KernelSockets:
         listening = {one.inode: one.port for one in tcp_sockets((LISTEN,), ports)} if ports else {}
         held = procfs.holders(listening) if listening else {}
         return {**held, **_clients(set(ports).difference(listening.values()))}
+
+
+def _bound_at(path: str, every: Sequence[UnixSocket]) -> list[UnixSocket]:
+    """Those of these sockets that clients reach at a path. Where processes have bound one relative name in several
+    directories, those of the file that is there; all, where it is not known which that is."""
+    name = socket_paths.bound(path)
+    found = [one for one in every if socket_paths.is_named(name, one.name)]
+    if len({one.file for one in found}) < 2 or all(one.name == name for one in found):
+        return found
+    try:
+        file = os.stat(socket_paths.current(path)).st_ino
+    except OSError:
+        return found
+    return [one for one in found if one.file == file] or found
 
 
 def _paths_of(family: Iterable[int], listening: Mapping[int, str]) -> Iterator[str]:

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from supervisor_rolling.core.connections import Connection, Connections
+from supervisor_rolling.core.connections import GONE_CLIENT, Connection, Connections
 from supervisor_rolling.core.endpoint import tcp, unix
 from supervisor_rolling.core.errors import SocketsError
 from supervisor_rolling.core.policy import Policy, SocketRule
@@ -517,24 +517,39 @@ def test_unix_connection_is_the_same_before_and_after_its_acceptance(
     assert len(queued) == 3
     accepted = [keep.enter_context(server.accept()[0]) for _ in range(2)]
     assert peers(sockets, path) == queued, "to accept it makes no new one"
+    os.rename(path, socket_paths.hidden(path))
+    assert peers(sockets, path) == queued, "whatever name it has now"
     clients[0].close()
-    assert peers(sockets, path) == queued, "the server may still have to answer"
+    assert len(peers(sockets, path)) == 3, "the server may still have to answer"
+    assert f"{GONE_CLIENT} 1" in peers(sockets, path)
     accepted[0].close()
     assert peers(sockets, path) < queued
-    os.rename(path, socket_paths.hidden(path))
-    assert len(peers(sockets, path)) == 2, "whatever name it has now"
+    clients[2].close()
+    assert len(peers(sockets, path)) == 2, "one of them waits, and its client is gone"
 
 
-def test_unix_connections_are_numbered_where_the_kernel_hides_addresses(
+def test_one_relative_name_in_two_directories_is_two_sockets(
     keep: ExitStack, sockets: KernelSockets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = str(tmp_path / "a.sock")
+    for name, number in (("a", 1), ("b", 2)):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        unix_server(keep, "app.sock")
+        for _ in range(number):
+            unix_client(keep, "app.sock")
+    assert [len(peers(sockets, str(tmp_path / name / "app.sock"))) for name in "ab"] == [1, 2]
+
+
+def test_name_with_a_line_break_is_no_other_socket(keep: ExitStack, sockets: KernelSockets) -> None:
+    """/proc/net/unix would have a line for it that its owner has chosen."""
+    path = f"/tmp/{os.getpid()}.sock"  # short enough to be a part of another name
+    keep.callback(os.unlink, path)
     unix_server(keep, path)
-    for _ in range(3):
-        unix_client(keep, path)
-    rows = [(*row[:5], "0" * 16) for row in procfs._unix_sockets()]
-    monkeypatch.setattr(procfs, "_unix_sockets", lambda: iter(rows))
-    assert peers(sockets, path) == {"connection 1", "connection 2", "connection 3"}
+    forged = keep.enter_context(socket.socket(socket.AF_UNIX))
+    forged.bind(f"\0x\n0000: 00000003 00000000 00000000 0001 03 4711 {path}\nx".encode())
+    forged.listen()
+    assert peers(sockets, path) == frozenset()
+    assert sockets.unix_of([os.getpid()])[os.getpid()] == (path,)
 
 
 def test_process_listens_at_its_name_and_at_a_link_to_it(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import socket
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +18,7 @@ import pytest
 
 from supervisor_rolling.core.endpoint import Endpoint, unix
 from supervisor_rolling.core.errors import PartlyClosedError
+from supervisor_rolling.listener.gates import path as path_gate
 from supervisor_rolling.listener.gates.path import PathGate
 from supervisor_rolling.listener.system import socket_paths
 from tests.support.waiting import wait_until
@@ -74,6 +77,10 @@ def state(path: str) -> str:
     return OPEN
 
 
+def is_refused(path: str) -> bool:
+    return state(path) == REFUSED
+
+
 def closing(*paths: str) -> dict[Endpoint, str]:
     return {unix(path): "app:a" for path in paths}
 
@@ -106,7 +113,7 @@ def test_new_process_is_closed_as_soon_as_it_binds(keep: ExitStack, path: str, t
         first.close()
         first = listen(keep, path)
         wait_until(lambda: state(path) == REFUSED, "the new one is closed without a hold", 2.0)
-        assert state(socket_paths.current(path)) == OPEN
+        wait_until(lambda: state(socket_paths.current(path)) == OPEN, "it is reached at its hidden name", 2.0)
     gate.hold({})
     assert state(path) == OPEN
 
@@ -150,7 +157,7 @@ def test_next_listener_finds_what_the_last_one_closed(
     assert state(path) == (REFUSED if is_wanted else OPEN)
 
 
-@pytest.mark.parametrize("call", range(12))
+@pytest.mark.parametrize("call", range(20))
 @pytest.mark.parametrize("opens", [False, True])
 def test_listener_killed_between_two_steps_loses_no_socket(
     keep: ExitStack, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opens: bool, call: int
@@ -172,8 +179,9 @@ def test_listener_killed_between_two_steps_loses_no_socket(
         gate.hold(closing(path))
     calls = itertools.count()
     with monkeypatch.context() as patch:
-        for name in ("replace", "lstat", "utime"):
+        for name in ("replace", "lstat", "utime", "link"):
             patch.setattr(os, name, killing(getattr(os, name)))
+        patch.setattr(path_gate, "exchange", killing(path_gate.exchange))
         try:
             gate.hold({} if opens else closing(path))
         except KilledError:
@@ -188,6 +196,95 @@ def test_listener_killed_between_two_steps_loses_no_socket(
     again.hold(closing(path))
     assert (state(path), state(socket_paths.current(path))) == (REFUSED, OPEN)
     again.hold({})
+
+
+def test_server_sets_the_mode_of_its_socket_by_its_name(keep: ExitStack, path: str, tmp_path: Path) -> None:
+    """uvicorn takes the mode of what has the name, and sets it after it has bound; Daphne sets its own."""
+    first = listen(keep, path)
+    os.chmod(path, 0o666)
+    os.chown(path, 33, 33)
+    gate = a_gate(tmp_path)
+    gate.hold(closing(path))
+    placeholder = os.lstat(path)
+    assert (stat.S_IMODE(placeholder.st_mode), placeholder.st_uid, placeholder.st_gid) == (0o666, 33, 33)
+    first.close()
+    listen(keep, path)  # root's, with the mode of its umask
+    wait_until(lambda: state(path) == REFUSED, "it is closed", 2.0)
+    os.chmod(path, 0o660)
+    os.chown(path, 34, 34)
+    gate.hold({})
+    found = os.lstat(path)
+    assert (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid, state(path)) == (0o660, 34, 34, OPEN)
+
+
+def test_placeholder_without_its_mark_replaces_no_live_socket(keep: ExitStack, path: str, tmp_path: Path) -> None:
+    """A listener was killed while it made one."""
+    listen(keep, path)
+    with socket.socket(socket.AF_UNIX) as unmarked:
+        unmarked.bind(socket_paths.unready(path))
+    gate = a_gate(tmp_path)
+    gate.hold(closing(path))
+    time.sleep(0.05)
+    gate.hold(closing(path))
+    assert (state(path), state(socket_paths.current(path))) == (REFUSED, OPEN)
+    gate.hold({})
+    assert state(path) == OPEN
+
+
+@pytest.mark.parametrize("has_removed_its_name", [False, True])
+def test_process_that_binds_while_it_is_opened_keeps_its_socket(
+    keep: ExitStack, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_removed_its_name: bool
+) -> None:
+    server = listen(keep, path)
+    gate = a_gate(tmp_path)
+    gate.hold(closing(path))
+    server.close()
+    if has_removed_its_name:
+        os.unlink(path)
+
+    def binding(real: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*arguments: Any, **named: Any) -> Any:
+            monkeypatch.undo()
+            listen(keep, path)
+            return real(*arguments, **named)
+
+        return called
+
+    for name in ("exchange", "unix_sockets"):
+        monkeypatch.setattr(path_gate, name, binding(getattr(path_gate, name)))
+    kill(gate)
+    a_gate(tmp_path).hold({})
+    assert (state(path), names(path)) == (OPEN, ["a.sock"])
+
+
+def test_problem_with_closing_opens_what_is_to_be_open(
+    keep: ExitStack, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = f"{path}.other"
+    for one in (path, other):
+        listen(keep, one)
+    first = a_gate(tmp_path)
+    first.hold(closing(path))
+    kill(first)
+
+    def no_instance(on_name: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(path_gate, "NewNames", no_instance)
+    with pytest.raises(PartlyClosedError, match="would not be seen"):
+        a_gate(tmp_path).hold(closing(other))
+    assert (state(path), state(other)) == (OPEN, OPEN)
+
+
+def test_directory_with_two_names_is_watched_by_both(keep: ExitStack, path: str, tmp_path: Path) -> None:
+    os.symlink("run", tmp_path / "link")
+    other = str(tmp_path / "link" / "b.sock")
+    gate = a_gate(tmp_path)
+    gate.hold(closing(path, other))
+    for one in (path, other):
+        listen(keep, one)
+        wait_until(functools.partial(is_refused, one), "it is closed", 2.0)
+    gate.hold({})
 
 
 def test_name_that_is_no_socket_is_left_alone(path: str, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ import os
 import socket
 import stat
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from supervisor_rolling import file_trust
@@ -29,8 +29,10 @@ from supervisor_rolling.core.endpoint import UNIX, Endpoint, unix
 from supervisor_rolling.core.errors import GateError, PartlyClosedError
 from supervisor_rolling.core.preflight_report import Finding, Severity
 from supervisor_rolling.listener.gates.state_file import StateFile
-from supervisor_rolling.listener.system import procfs, socket_paths
+from supervisor_rolling.listener.system import socket_paths
 from supervisor_rolling.listener.system.inotify import NewNames
+from supervisor_rolling.listener.system.rename import exchange
+from supervisor_rolling.listener.system.unix_diag import unix_sockets
 
 CLOSED = "closed"
 """The state of each path in the state file."""
@@ -56,23 +58,27 @@ class PathGate:
     def hold(self, closed: Mapping[Endpoint, str], drained: Collection[Endpoint] = ()) -> Mapping[Endpoint, float]:
         """Make exactly these sockets closed; see ``Gate.hold``. A socket that does not exist is closed, and so is what
         a process binds there."""
-        file, paths = self._state_file(), frozenset(endpoint.address for endpoint in closed)
-        if not paths and not file.states:
+        file, wanted = self._state_file(), frozenset(endpoint.address for endpoint in closed)
+        if not wanted and not file.states:
             return {}
-        strange = {path: problem for path in paths if (problem := _trust_problem(path))}
-        paths -= strange.keys()
-        file.write(dict.fromkeys(paths.union(file.states), CLOSED))
+        problems = {path: problem for path in wanted if (problem := _trust_problem(path))}
+        paths = wanted.difference(problems)
         with self._lock:
-            self._closed = paths
-            self._watch()
-            opened = {path: _problem(_open, path) for path in file.states if path not in paths}
-            shut = {path: _problem(_shut, path) for path in paths}
-        self._since = {path: self._since.get(path, self._clock()) for path, problem in shut.items() if not problem}
-        file.write(dict.fromkeys([*paths, *(path for path, problem in opened.items() if problem)], CLOSED))
+            self._closed &= paths
+            problems.update(_problems(_open, [path for path in file.states if path not in paths]))
+            try:
+                left = [path for path in problems if path in file.states]
+                file.write(dict.fromkeys([*paths, *left], CLOSED))
+                self._watch(paths)
+                self._closed = paths
+                problems.update(_problems(_shut, paths))
+            except GateError as error:  # what is closed stays so
+                problems[""] = str(error)
+        shut = [path for path in self._closed if path not in problems]
+        self._since = {path: self._since.get(path, self._clock()) for path in shut}
         held = {unix(path): since for path, since in self._since.items()}
-        problems = [problem for problem in (*strange.values(), *opened.values(), *shut.values()) if problem]
         if problems:
-            raise PartlyClosedError("; ".join(problems), held)
+            raise PartlyClosedError("; ".join(problems.values()), held)
         return held
 
     def check(self) -> None:
@@ -98,32 +104,35 @@ class PathGate:
         self._file = self._file or StateFile((self._owner, self.name), self._directory)
         return self._file
 
-    def _watch(self) -> None:
-        if self._names is None and self._closed:
-            try:
+    def _watch(self, paths: Collection[str]) -> None:
+        """Hear of what processes bind there. Raises GateError."""
+        try:
+            if self._names is None and paths:
                 self._names = NewNames(self._appeared)
-            except OSError as error:
-                raise GateError(
-                    f"Nothing was closed, because a new socket would not be seen (inotify): {error}. Fix: raise the "
-                    "sysctl fs.inotify.max_user_instances"
-                ) from error
-        if self._names is not None:
-            self._names.watch({os.path.dirname(path) for path in self._closed})
+            if self._names is not None:
+                self._names.watch({os.path.dirname(path) for path in paths})
+        except OSError as error:
+            raise GateError(
+                f"No socket is closed, because a new one would not be seen (inotify): {error}. Fix: raise the sysctls "
+                "fs.inotify.max_user_instances and fs.inotify.max_user_watches"
+            ) from error
 
     def _appeared(self, path: str) -> None:
         """A process has bound a socket: at once, from the thread that hears of it. ``hold`` reports what fails."""
         with self._lock:
             if path in self._closed:
-                _problem(_shut, path)
+                _problems(_shut, [path])
 
 
-def _problem(change: Callable[[str], None], path: str) -> str:
-    """Why a name could not be changed; empty where it was."""
-    try:
-        change(path)
-    except OSError as error:
-        return f"The unix socket {path} could not be opened or closed: {error.strerror or error}"
-    return ""
+def _problems(change: Callable[[str], None], paths: Iterable[str]) -> dict[str, str]:
+    """Change the names of these sockets. Returns why those were not changed that were not."""
+    found: dict[str, str] = {}
+    for path in paths:
+        try:
+            change(path)
+        except OSError as error:
+            found[path] = f"The unix socket {path} could not be opened or closed: {error.strerror or error}"
+    return found
 
 
 def _trust_problem(path: str) -> str:
@@ -137,34 +146,48 @@ def _trust_problem(path: str) -> str:
 
 def _shut(path: str) -> None:
     """Move the socket that has this name away. Raises OSError."""
+    spare = socket_paths.spare(path)
+    _recover(path)
     try:
         found = os.lstat(path)
         if socket_paths.is_placeholder(found):
             return
         if not (stat.S_ISSOCK(found.st_mode) or stat.S_ISLNK(found.st_mode)):
             raise OSError("it is not a socket")
-        os.replace(path, socket_paths.hidden(path))  # in place of that of an earlier process
+        _ready(spare, path, found)
+        exchange(spare, path)
+        now = os.lstat(spare)
+        if (now.st_mode, now.st_uid) != (found.st_mode, found.st_uid):  # its process was faster with that
+            _set_like(path, now, socket_paths.MARK)
+        os.replace(spare, socket_paths.hidden(path))  # in place of that of an earlier process
     except FileNotFoundError:  # there is none, or its process has just removed it
         return
-    spare = socket_paths.spare(path)
-    if not os.path.lexists(spare):
-        _make_placeholder(spare, found)
-    os.replace(spare, path)
-    _make_placeholder(spare, found)  # for the next process
+    _ready(spare, path, found)  # for the next process
 
 
 def _open(path: str) -> None:
     """Give the socket its name back, unless its process has removed it or bound another one. Raises OSError."""
     hidden = socket_paths.hidden(path)
-    if os.path.lexists(path) and socket_paths.is_placeholder(os.lstat(path)):
-        if os.path.lexists(hidden):
-            os.replace(hidden, path)
-        else:
-            _remove(path)
-    elif not os.path.lexists(path) and _is_alive(hidden, path):  # a listener was killed in the middle of ``_shut``
-        os.replace(hidden, path)
-    _remove(hidden)
-    _remove(socket_paths.spare(path))
+    _recover(path)
+    if _is_placeholder(path) and os.path.lexists(hidden):
+        _set_like(hidden, os.lstat(path))  # what the process has set meanwhile: it knows the public name alone
+        exchange(hidden, path)
+        if not _is_placeholder(hidden):  # the process has bound its socket just now
+            exchange(hidden, path)
+    elif _is_placeholder(path):
+        _remove(path)
+    elif not os.path.lexists(path) and _is_alive(hidden, path):
+        with contextlib.suppress(FileExistsError):
+            os.link(hidden, path, follow_symlinks=False)
+    for name in (hidden, socket_paths.spare(path), socket_paths.unready(path)):
+        _remove(name)
+
+
+def _recover(path: str) -> None:
+    """What has the name of the next placeholder and is none was moved there by a listener that was killed then."""
+    spare = socket_paths.spare(path)
+    if os.path.lexists(spare) and not _is_placeholder(spare):
+        os.replace(spare, socket_paths.hidden(path))
 
 
 def _is_alive(hidden: str, path: str) -> bool:
@@ -172,18 +195,48 @@ def _is_alive(hidden: str, path: str) -> bool:
     if os.path.islink(hidden):
         return True
     own = socket_paths.bound(path)
-    names = procfs.listening_unix().values() if os.path.lexists(hidden) else ()
-    return any(socket_paths.is_named(own, name) for name in names)
+    return os.path.lexists(hidden) and any(
+        one.is_listening and socket_paths.is_named(own, one.name) for one in unix_sockets()
+    )
 
 
-def _make_placeholder(path: str, like: os.stat_result) -> None:
-    """A socket without a process. In a directory such as /tmp only its owner can remove it: that is ``like``'s."""
-    _remove(path)
-    with socket.socket(socket.AF_UNIX) as one:
-        one.bind(path)
-    socket_paths.mark_placeholder(path)
-    if os.stat(os.path.dirname(path)).st_mode & stat.S_ISVTX and os.geteuid() == 0:
-        os.chown(path, like.st_uid, like.st_gid, follow_symlinks=False)
+def _is_placeholder(path: str) -> bool:
+    return os.path.lexists(path) and socket_paths.is_placeholder(os.lstat(path))
+
+
+def _ready(spare: str, path: str, like: os.stat_result) -> None:
+    """Have a placeholder at ``spare``, with the owner and mode of the socket that it replaces: a server takes the mode
+    of what has its name, and in a directory such as /tmp only the owner can remove it."""
+    if not _is_placeholder(spare):
+        unready = socket_paths.unready(path)
+        _remove(unready)
+        with socket.socket(socket.AF_UNIX) as one:
+            one.bind(unready)
+        _set_like(unready, like, socket_paths.MARK)
+        os.replace(unready, spare)
+    elif stat.S_ISSOCK(like.st_mode):
+        _set_like(spare, like, socket_paths.MARK)
+
+
+def _set_like(path: str, like: os.stat_result, mark: int = 0) -> None:
+    """Give a socket the owner and mode of another one, and the time of a placeholder. By its descriptor: its directory
+    may be another user's, who could put another file in its place. Raises OSError."""
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        found, own = os.fstat(fd), f"/proc/self/fd/{fd}"
+        if not stat.S_ISSOCK(found.st_mode) or found.st_nlink != 1:
+            return
+        if stat.S_ISSOCK(like.st_mode):
+            if os.geteuid() == 0 and (found.st_uid, found.st_gid) != (like.st_uid, like.st_gid):
+                os.chown(own, like.st_uid, like.st_gid)
+            if stat.S_IMODE(found.st_mode) != stat.S_IMODE(like.st_mode):
+                os.chmod(own, stat.S_IMODE(like.st_mode))
+        elif mark:  # a symbolic link
+            os.chmod(own, 0o777)
+        if mark and found.st_mtime_ns != mark:
+            os.utime(own, ns=(mark, mark))
+    finally:
+        os.close(fd)
 
 
 def _remove(path: str) -> None:

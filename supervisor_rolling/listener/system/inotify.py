@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import struct
 import threading
@@ -22,20 +23,23 @@ class NewNames:
         self._on_name = on_name
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._fd = self._called(self._libc.inotify_init1(_IN_CLOEXEC))
-        self._watches: dict[int, str] = {}
+        self._lock = threading.Lock()
+        self._watches: dict[int, frozenset[str]] = {}  # the names of each directory: symbolic links lead to it, too
         threading.Thread(target=self._listen, name="new sockets", daemon=True).start()
 
     def watch(self, directories: Collection[str]) -> None:
-        """Watch exactly these directories, as far as they exist. Cheap where nothing has changed."""
-        there = list(self._watches.items())  # the other thread may forget one meanwhile
-        for number in [number for number, one in there if one not in directories]:
-            self._libc.inotify_rm_watch(self._fd, number)
-            self._watches.pop(number, None)
-        for directory in set(directories).difference([one for _, one in there]):
-            mask = _IN_CREATE | _IN_MOVED_TO | _IN_ONLYDIR
-            number = self._libc.inotify_add_watch(self._fd, os.fsencode(directory), mask)
-            if number >= 0:
-                self._watches[number] = directory
+        """Watch exactly these directories, as far as they exist. Cheap where nothing has changed. Raises OSError."""
+        with self._lock:
+            self._watches = {number: names.intersection(directories) for number, names in self._watches.items()}
+            for number in [number for number, names in self._watches.items() if not names]:
+                self._libc.inotify_rm_watch(self._fd, number)
+                del self._watches[number]
+            for directory in set(directories).difference(*self._watches.values()):
+                mask = _IN_CREATE | _IN_MOVED_TO | _IN_ONLYDIR
+                number = self._libc.inotify_add_watch(self._fd, os.fsencode(directory), mask)
+                if number >= 0 or ctypes.get_errno() not in (errno.ENOENT, errno.ENOTDIR):
+                    known = self._watches.get(self._called(number), frozenset())
+                    self._watches[number] = known | {directory}
 
     def _called(self, result: int) -> int:
         if result < 0:
@@ -50,8 +54,10 @@ class NewNames:
                 number, mask, _, length = _EVENT.unpack_from(data, at)
                 name = data[at + _EVENT.size : at + _EVENT.size + length].rstrip(b"\0")
                 at += _EVENT.size + length
-                directory = self._watches.get(number)
+                directories = self._watches.get(number, frozenset())
                 if mask & _IN_IGNORED:  # the directory is gone: another one of its name is watched anew
-                    self._watches.pop(number, None)
-                elif directory is not None and name:
-                    self._on_name(os.path.join(directory, os.fsdecode(name)))
+                    with self._lock:
+                        self._watches.pop(number, None)
+                elif name:
+                    for directory in directories:
+                        self._on_name(os.path.join(directory, os.fsdecode(name)))

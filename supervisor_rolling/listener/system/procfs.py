@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from supervisor_rolling.core.errors import SocketsError
@@ -17,8 +16,6 @@ from supervisor_rolling.core.port_use import Holder
 from supervisor_rolling.core.text import printable
 
 GONE = (FileNotFoundError, ProcessLookupError)
-_ACCEPTS, _STREAM = 0x10000, 1  # __SO_ACCEPTCON, SOCK_STREAM
-_CONNECTED = (2, 3)  # SS_CONNECTING: not accepted yet; SS_CONNECTED
 
 
 def inodes_of(pids: Collection[int]) -> dict[int, frozenset[int]]:
@@ -53,39 +50,6 @@ def open_files(pid: int) -> dict[int, str]:
             with contextlib.suppress(*GONE):  # closed in between
                 found[int(name)] = os.readlink(f"/proc/{pid}/fd/{name}")
     return found
-
-
-def listening_unix() -> dict[int, str]:
-    """The names that listening unix stream sockets of this network namespace have bound, by inode."""
-    return {
-        int(inode): printable(name)
-        for flags, kind, _, inode, name, _ in _unix_sockets()
-        if int(flags, 16) & _ACCEPTS and int(kind, 16) == _STREAM
-    }
-
-
-def connected_unix() -> list[tuple[str, str]]:
-    """The server's end of each connection of a unix stream socket, accepted or not: the name that the server has bound,
-    and what tells the connection from others. sock_diag does not show those that wait to be accepted.
-
-    Where the kernel hides addresses (kptr_restrict) they are numbered, so that no more than their number is known.
-    """
-    seen: Counter[str] = Counter()
-    found: list[tuple[str, str]] = []
-    for _, kind, state, _, name, address in _unix_sockets():
-        if int(kind, 16) == _STREAM and int(state, 16) in _CONNECTED:
-            seen[name] += 1
-            found.append((name, f"connection {address if address.strip('0') else seen[name]}"))
-    return found
-
-
-def _unix_sockets() -> Iterator[tuple[str, str, str, str, str, str]]:
-    """Flags, type, state, inode, name and address of each unix socket with a name."""
-    with open("/proc/net/unix", encoding="utf-8", errors="replace") as unix:
-        for line in unix.readlines()[1:]:
-            row = line.split(maxsplit=7)
-            if len(row) == 8:
-                yield row[3], row[4], row[5], row[6], row[7].rstrip("\n"), row[0].rstrip(":")
 
 
 def memory_files_of(pid: int) -> list[str]:

@@ -32,7 +32,7 @@ _ATTEMPTS = 5  # at a dump that the kernel calls inconsistent
 _BUFFER = 65536  # the kernel sends at most 32 KiB at a time
 
 _NETLINK_SOCK_DIAG = 4
-_SOCK_DIAG_BY_FAMILY = 20
+SOCK_DIAG_BY_FAMILY = 20
 _TCPDIAG_GETSOCK = 18
 """The older request, without a family: one walk over the kernel's table instead of two, and the walk is nearly all that
 a listing costs."""
@@ -43,7 +43,7 @@ _INFO_ATTRIBUTE = 2  # INET_DIAG_INFO: struct tcp_info
 _ASK_FOR_INFO = 1 << (_INFO_ATTRIBUTE - 1)
 
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port id
-_ATTRIBUTE = struct.Struct("=HH")  # struct nlattr: length, type
+ATTRIBUTE = struct.Struct("=HH")  # struct nlattr: length, type
 _REQUEST = struct.Struct("=BBBxI48x")  # struct inet_diag_req_v2: family, protocol, extensions, states, socket id
 _OLD_REQUEST = struct.Struct("=BxxB48xII")  # struct inet_diag_req: family, extensions, socket id, states, dbs
 _ANSWER = struct.Struct("=BBxx2s2s16s16s20xI4xI")  # inet_diag_msg: family, state, ports, addresses, not taken, inode
@@ -116,7 +116,7 @@ def _sockets_of(family: int, mask: int, code: bytes, with_traffic: bool) -> list
     for _ in range(_ATTEMPTS):
         try:
             return _dump(family, mask, code, with_traffic)
-        except _Interrupted:
+        except InterruptedDumpError:
             continue
         except OSError as error:
             is_refused = family == socket.AF_UNSPEC and error.errno is not None
@@ -126,7 +126,7 @@ def _sockets_of(family: int, mask: int, code: bytes, with_traffic: bool) -> list
     raise SocketsError(f"The kernel's list of connections changed during {_ATTEMPTS} readings. It will be tried again")
 
 
-class _Interrupted(Exception):
+class InterruptedDumpError(Exception):
     """The kernel's table changed during the walk, so the answer is inconsistent."""
 
 
@@ -140,22 +140,28 @@ def _explanation(error: OSError) -> str:
 
 
 def _dump(family: int, mask: int, code: bytes, with_traffic: bool) -> list[TcpSocket]:
+    return [_socket_of(body, with_traffic) for body in dump(*_request(family, mask, code, with_traffic))]
+
+
+def dump(kind: int, body: bytes) -> list[bytes]:
+    """The bodies of all messages with which the kernel answers a request for a dump. Raises OSError, or
+    InterruptedDumpError where the kernel calls it inconsistent: ask again."""
+    header = _HEADER.pack(_HEADER.size + len(body), kind, _NLM_F_REQUEST | _NLM_F_DUMP, 1, 0)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG) as link:
         link.settimeout(_TIMEOUT)
-        link.send(_request(family, mask, code, with_traffic))
-        return [_socket_of(body, with_traffic) for body in _bodies(link)]
+        link.send(header + body)
+        return list(_bodies(link))
 
 
-def _request(family: int, mask: int, code: bytes, with_traffic: bool) -> bytes:
+def _request(family: int, mask: int, code: bytes, with_traffic: bool) -> tuple[int, bytes]:
     extensions = _ASK_FOR_INFO if with_traffic else 0
     if family == socket.AF_UNSPEC:
         kind, body = _TCPDIAG_GETSOCK, _OLD_REQUEST.pack(family, extensions, mask, 0)
     else:
-        kind, body = _SOCK_DIAG_BY_FAMILY, _REQUEST.pack(family, socket.IPPROTO_TCP, extensions, mask)
+        kind, body = SOCK_DIAG_BY_FAMILY, _REQUEST.pack(family, socket.IPPROTO_TCP, extensions, mask)
     if code:
-        body += _ATTRIBUTE.pack(_ATTRIBUTE.size + len(code), _BYTECODE_ATTRIBUTE) + code
-    flags = _NLM_F_REQUEST | _NLM_F_DUMP
-    return _HEADER.pack(_HEADER.size + len(body), kind, flags, 1, 0) + body
+        body += ATTRIBUTE.pack(ATTRIBUTE.size + len(code), _BYTECODE_ATTRIBUTE) + code
+    return kind, body
 
 
 def _bodies(link: socket.socket) -> Iterator[bytes]:
@@ -176,7 +182,7 @@ def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
         length, kind, flags, _, _ = _HEADER.unpack_from(data, at)
         body = data[at + _HEADER.size : at + length]
         if flags & _NLM_F_DUMP_INTR:
-            raise _Interrupted
+            raise InterruptedDumpError
         if kind in (_NLMSG_ERROR, _NLMSG_DONE):
             _raise_error(body)
         yield kind, body
@@ -192,7 +198,7 @@ def _raise_error(body: bytes) -> None:
 
 def _socket_of(body: bytes, with_traffic: bool) -> TcpSocket:
     family, state, port, peer_port, source, destination, not_taken, inode = _ANSWER.unpack_from(body)
-    info = _attribute(body, _INFO_ATTRIBUTE) if with_traffic else b""
+    info = attribute(body, _ANSWER.size, _INFO_ATTRIBUTE) if with_traffic else b""
     return TcpSocket(
         state=state,
         address=_address(family, source),
@@ -204,14 +210,14 @@ def _socket_of(body: bytes, with_traffic: bool) -> TcpSocket:
     )
 
 
-def _attribute(body: bytes, selected: int) -> bytes:
-    """The content of one of the attributes behind a struct inet_diag_msg; empty where there is none."""
-    at = _ANSWER.size
-    while at + _ATTRIBUTE.size <= len(body):
-        length, kind = _ATTRIBUTE.unpack_from(body, at)
+def attribute(body: bytes, begin: int, selected: int) -> bytes:
+    """The content of one of the attributes of an answer, which begin there; empty where it has none of this type."""
+    at = begin
+    while at + ATTRIBUTE.size <= len(body):
+        length, kind = ATTRIBUTE.unpack_from(body, at)
         if kind == selected:
-            return body[at + _ATTRIBUTE.size : at + length]
-        at += max(_ATTRIBUTE.size, -(-length // 4) * 4)  # NLA_ALIGN
+            return body[at + ATTRIBUTE.size : at + length]
+        at += max(ATTRIBUTE.size, -(-length // 4) * 4)  # NLA_ALIGN
     return b""
 
 

@@ -13,7 +13,7 @@ import stat
 MAX_PATH = 105
 """Bytes of a public name, so that the kernel takes the hidden one, which may have 107."""
 
-_MARK = 1_000_000_000_000_000_000
+MARK = 1_000_000_000_000_000_000
 """The modification time of a placeholder, in ns: no socket that a process has made has it."""
 
 
@@ -29,14 +29,15 @@ def spare(path: str) -> str:
     return os.path.join(directory, f".{name}+")
 
 
-def mark_placeholder(path: str) -> None:
-    """Make a socket one that ``is_placeholder``. Raises OSError."""
-    os.utime(path, ns=(_MARK, _MARK), follow_symlinks=False)
+def unready(path: str) -> str:
+    """The name of a placeholder while it is made."""
+    directory, name = os.path.split(path)
+    return os.path.join(directory, f".{name}-")
 
 
 def is_placeholder(found: os.stat_result) -> bool:
     """Whether it is a socket that a gate has put in place of another one."""
-    return stat.S_ISSOCK(found.st_mode) and found.st_mtime_ns == _MARK
+    return stat.S_ISSOCK(found.st_mode) and found.st_mtime_ns == MARK
 
 
 def current(path: str) -> str:
