@@ -119,13 +119,13 @@ def surplus(
 ) -> list[Action]:
     """The commands to stop those ``to_rest`` that no user misses: it boots, or it was closed and has drained, or it has
     no port of its own, and its stop is its drain. What is left running becomes a spare in the next rollout.
-    ``endpoints``: not known where the group is not guarded."""
+    ``endpoints``: of those of which they are known."""
     ours = {one.name: one for one in guarded}
-    is_known = policy.is_guarded or not policy.ports.are_own
 
     def is_missed(process: Process) -> bool:
         one = ours.get(process.name)
-        is_unreachable = process.state == "STARTING" or (is_known and not endpoints.get(process.name))
+        has_none = process.name in endpoints and not endpoints[process.name]
+        is_unreachable = process.state == "STARTING" or has_none
         return not is_unreachable and not (one and _is_drained(one, policy, observed, closed))
 
     found = [observed.processes[name] for name in to_rest(policy, ours.values(), observed)]

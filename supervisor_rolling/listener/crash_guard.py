@@ -84,10 +84,10 @@ class CrashGuard:
         return config is None or (group in config.invalid and group not in config.groups)
 
     def endpoints(self, guard_state: GuardState, processes: Mapping[str, Process]) -> Endpoints:
-        """The endpoints of each process; none where they are not known: such a process cannot be guarded."""
+        """The endpoints of each process of which they are known; none where it shares them: it cannot be guarded."""
         policy = guard_state.policy
         if not policy.is_guarded:  # it is here for its spares alone
-            return dict.fromkeys(processes, ())
+            return {} if policy.ports.are_own else dict.fromkeys(processes, ())
         found = self._listening(guard_state, processes) if policy.is_auto else self._ruled(policy, processes)
         self._claims[policy.group] = Counter(one for endpoints in found.values() for one in endpoints)
         shared = self._shared(policy.group)
@@ -96,7 +96,7 @@ class CrashGuard:
         is_by_design = policy.is_auto and are_shared(found.values())
         self._complain(policy.group, "finds no port for", without)
         self._complain(policy.group, "gives a port of another process to", [] if is_by_design else sharing)
-        return {name: () if name in sharing else endpoints for name, endpoints in found.items()} if sharing else found
+        return {name: () if name in sharing else own for name, own in found.items() if own}
 
     def _shared(self, group: str) -> frozenset[Endpoint]:
         """The endpoints that more than one process has: to close one of them would close all."""

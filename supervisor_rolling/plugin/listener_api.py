@@ -169,15 +169,15 @@ class ListenerMethods:
         group, *others = done.following
         holder = self.mailbox.holder(group, self.clock() - ANSWER_TIMEOUT)
         if group not in self.supervisord.process_groups:
-            self.mailbox.note_next(done.group, "the group %s was removed from supervisord" % group)
+            self.mailbox.note_next(done.group, done.id, "the group %s was removed from supervisord" % group)
         elif holder is not None:
-            self.mailbox.note_next(done.group, BUSY % (group, holder_text(holder), group))
+            self.mailbox.note_next(done.group, done.id, BUSY % (group, holder_text(holder), group))
         else:
             self.mailbox.ask(
                 "restart",
                 group,
                 self.clock(),
-                after=done.group,
+                after=done,
                 following=tuple(others),
                 max_unavailable=done.max_unavailable,
                 force=done.force,

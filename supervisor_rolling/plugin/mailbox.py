@@ -26,6 +26,9 @@ RESUMABLE = (Status.FAILED, Status.ABORTED)
 READ_ONLY = ("plan", "check", "history", "record")  # requests that change nothing
 REQUESTS_KEPT = 100  # of those without an answer, so that clients cannot fill supervisord's memory
 
+FOLLOWS_WITHIN = 300.0
+"""Seconds for which the next of several groups waits for a listener."""
+
 REMEMBERED = 60.0
 """Seconds for which the ended rollout of a removed group can still be read: a client that watched it reads its end."""
 
@@ -44,6 +47,7 @@ class PendingRequest:
     text: str = ""  # of the refusal
     answer: Any = None  # of a plan: a Rollout, of a check: a Report, of a history: RolloutViews, of a record: JSON
     after: str = ""  # the group with the rollout that this one follows; no client waits for the answer
+    after_id: int = 0  # the number of that rollout
 
 
 class Versions(Generic[T]):
@@ -101,10 +105,12 @@ class Mailbox:
 
     # --- requests
 
-    def ask(self, kind: str, group: str, at: float, after: str = "", **details: Any) -> PendingRequest:
-        """Leave a request for the listener; ``after``: see ``PendingRequest``; ``details``: the other fields of a
+    def ask(self, kind: str, group: str, at: float, after: Rollout | None = None, **details: Any) -> PendingRequest:
+        """Leave a request for the listener; ``after``: the rollout that it follows; ``details``: the other fields of a
         ``Request``."""
-        asked = PendingRequest(Request(next(self._ids), kind, group, **details), at, after=after)
+        asked = PendingRequest(Request(next(self._ids), kind, group, **details), at)
+        if after is not None:
+            asked.after, asked.after_id = after.group, after.id
         self.requests[asked.request.id] = asked
         return asked
 
@@ -115,17 +121,19 @@ class Mailbox:
         return len(self.requests) >= REQUESTS_KEPT
 
     def answer(self, number: int, state: str, **changes: Any) -> None:
-        """Note the answer to a request in it, and forget it; ``changes``: other fields of ``Asked``."""
+        """Note the answer to a request in it, and forget it; ``changes``: other fields of
+        ``PendingRequest``."""
         asked = self.requests.pop(number, None)
         if asked is None:
             return
         vars(asked).update(state=state, **changes)
         if asked.after and state != "accepted":
-            self.note_next(asked.after, asked.text or "the group %s was removed from supervisord" % asked.request.group)
+            problem = asked.text or "the group %s was removed from supervisord" % asked.request.group
+            self.note_next(asked.after, asked.after_id, problem)
 
     def asked(self, since: float) -> list[PendingRequest]:
-        """The requests that wait for an answer and are not older than ``since``. What follows a rollout waits for as
-        long as it takes until there is a listener."""
+        """The requests that wait for an answer and are not older than ``since``. What follows a rollout waits longer
+        for a listener (``tidy``)."""
         return [one for one in self.requests.values() if one.after or one.at >= since]
 
     def holder(self, group: str, since: float) -> Rollout | Request | None:
@@ -155,11 +163,17 @@ class Mailbox:
         self.rollouts.write(group, replace(rollout, **flags))
         return True
 
-    def note_next(self, group: str, problem: str) -> None:
-        """Note in the rollout of a group, which is done, why the next group was not restarted."""
+    def follower_of(self, group: str) -> PendingRequest | None:
+        """The request that follows the last rollout of a group, or that waits for its turn to begin one of the
+        group."""
+        waiting = (one for one in self.requests.values() if one.after and group in (one.after, one.request.group))
+        return next(waiting, None)
+
+    def note_next(self, group: str, number: int, problem: str) -> None:
+        """Note in the rollout of this number, which is done, why the next group was not restarted, in one line."""
         rollout = self.rollouts.get(group)
-        if rollout is not None:
-            self.rollouts.write(group, replace(rollout, next_problem=problem))
+        if rollout is not None and rollout.id == number:
+            self.rollouts.write(group, replace(rollout, next_problem=" ".join(problem.split())))
 
     def guard(self, group: str, guard_state: GuardState | None, at: float) -> None:
         """Write a guard state; None: the group is no longer guarded."""
@@ -187,7 +201,10 @@ class Mailbox:
         return rollout, ended
 
     def tidy(self, present: Collection[str], at: float) -> None:
-        """Forget all of the groups that supervisord no longer has, but how a rollout ended a moment ago."""
+        """Forget all of the groups that supervisord no longer has, but how a rollout ended a moment ago; and what
+        follows a rollout and has waited for too long: no client expects it any more."""
+        for late in [one for one in self.requests.values() if one.after and at - one.at > FOLLOWS_WITHIN]:
+            self.answer(late.request.id, "refused", text="no listener ran for %g s" % FOLLOWS_WITHIN)
         requested = {one.request.group for one in self.requests.values() if one.request.group}
         for group in {*self.rollouts, *self.guard_states, *self.ledger, *requested} - set(present):
             rollout = self.rollouts.get(group)

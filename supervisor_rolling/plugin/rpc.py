@@ -55,6 +55,7 @@ than a restart of the listener, or of everything, takes."""
 MAX_PROBLEM = 1000
 """Characters of what is wrong with rolling.yaml."""
 
+UNKNOWN_NEXT = "another rollout of the group before it has begun, so it is not known why"
 NOT_PAUSED = (
     "rollout %d of %s is running and is not paused: nothing to resume. To see it: supervisorctl rolling_status %s"
 )
@@ -198,13 +199,22 @@ class RollingNamespaceRPCInterface(ListenerMethods):
         return self._flag(group_of(self.supervisord, group), "to pause", paused=True)
 
     def abort(self, group: Any) -> dict[str, Any]:
-        """End the rollout: start no further restarts, finish processes under way
+        """End the rollout: start no further restarts, finish processes under way. Between two of several groups: the
+        next one does not begin
 
         @param string group    The group
         @return struct rollout  The rollout, see getRollout
         """
         self._update("abort")
-        return self._flag(group_of(self.supervisord, group), "to abort", aborting=True)
+        group = group_of(self.supervisord, group)
+        follower = self.mailbox.follower_of(group)
+        if follower is None:
+            return self._flag(group, "to abort", aborting=True)
+        self.mailbox.answer(follower.request.id, "refused", text="it was aborted before it began")
+        done = self.mailbox.rollouts.get(follower.after)
+        if done is None:
+            raise RollingFault(Fault.NO_ROLLOUT_KNOWN, "no rollout of %s is running: nothing to abort" % group)
+        return self._view(done)
 
     def getRollout(self, group: Any) -> dict[str, Any]:
         """Return the running rollout of a group, or its last one
@@ -394,9 +404,10 @@ class RollingNamespaceRPCInterface(ListenerMethods):
             nonlocal last
             while len(ended) < len(groups):
                 group, before = groups[len(ended)], self.mailbox.rollouts.get(groups[len(ended) - 1])
-                if ended and before is not None and before.id == last and before.next_problem:
-                    raise RollingFault(Fault.ROLLOUT_FAILED, "%s was not restarted: %s" % (group, before.next_problem))
+                problem = before.next_problem if before is not None and before.id == last else UNKNOWN_NEXT
                 rollout = self.mailbox.rollouts.get(group)
+                if ended and problem and (rollout is None or rollout.id <= last):
+                    raise RollingFault(Fault.ROLLOUT_FAILED, "%s was not restarted: %s" % (group, problem))
                 if ended and (rollout is None or rollout.id <= last):
                     return NOT_DONE_YET
                 number = rollout.id if ended and rollout is not None else first

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from supervisor_rolling.core.checks.processes import Wrapper
 from supervisor_rolling.core.connections import Connection, Connections
 from supervisor_rolling.core.endpoint import TCP, Endpoint
-from supervisor_rolling.core.errors import GateError
+from supervisor_rolling.core.errors import GateError, SocketsError
 from supervisor_rolling.core.port_use import Holder, PortUse
 from supervisor_rolling.core.preflight_report import Finding
 from supervisor_rolling.core.process import Incarnation
@@ -25,6 +25,7 @@ class FakeSockets:
         self._world = world
         self.holders: dict[int, Holder] = {}
         self.holders_asked: list[list[int]] = []
+        self.is_blind = False  # /proc hides what a process listens on
 
     def connections(self, endpoints: Collection[Endpoint], oldest: int = 0) -> dict[Endpoint, Connections]:
         """This kernel knows no age and so gives any; the newest, of which it is easiest to say too much."""
@@ -42,6 +43,8 @@ class FakeSockets:
         return dict.fromkeys(ports, ("127.0.0.1",))
 
     def ports_of(self, pids: Collection[int]) -> dict[int, tuple[int, ...]]:
+        if self.is_blind:
+            raise SocketsError("hidden")
         return {pid: tuple(p.port for p in self._world.processes.values() if p.pid == pid) for pid in pids}
 
     def unix_of(self, pids: Collection[int]) -> dict[int, tuple[str, ...]]:

@@ -213,7 +213,7 @@ def test_two_groups_have_each_their_own_ports(setting: Setting) -> None:
 def test_process_without_port_is_logged_once(setting: Setting, caplog: pytest.LogCaptureFixture) -> None:
     table = processes(a_process(), a_process("b10"), a_process("b9"))
     for _ in range(3):
-        assert setting.guard_states.endpoints(a_watch(), table) == {"app-8001": (tcp(8001),), "b10": (), "b9": ()}
+        assert setting.guard_states.endpoints(a_watch(), table) == {"app-8001": (tcp(8001),)}
     assert caplog.messages == ["groups.app.ports finds no port for b9, b10: they are not guarded"]
 
 
@@ -254,7 +254,7 @@ def test_auto_reads_all_ports_in_one_call(setting: Setting) -> None:
 def test_auto_unreadable_process_hides_no_other(setting: Setting, caplog: pytest.LogCaptureFixture) -> None:
     setting.kernel.listens, setting.kernel.hidden = {1: (8001,), 3: (8003,)}, {2}
     found = heard(setting, a_process("a", pid=1), a_process("b", pid=2), a_process("c", pid=3))
-    assert found == {"a": (tcp(8001),), "b": (), "c": (tcp(8003),)}
+    assert found == {"a": (tcp(8001),), "c": (tcp(8003),)}
     (text,) = caplog.messages
     assert text.startswith("groups.app.ports is auto, but it is not known which ports are those of b: ")
     assert "process 2" in text
@@ -278,7 +278,7 @@ def test_auto_booting_process_keeps_previous_ports(setting: Setting) -> None:
 
 def test_auto_retries_until_a_process_listens(setting: Setting, caplog: pytest.LogCaptureFixture) -> None:
     for _ in range(2):
-        assert heard(setting, a_process("web")) == {"web": ()}
+        assert heard(setting, a_process("web")) == {}
     setting.kernel.listens = {100: (8001,)}
     assert heard(setting, a_process("web")) == {"web": (tcp(8001),)}
     assert (setting.kernel.asked, caplog.messages) == ([100] * 3, [])
@@ -286,14 +286,14 @@ def test_auto_retries_until_a_process_listens(setting: Setting, caplog: pytest.L
 
 def test_auto_never_running_process_has_no_ports(setting: Setting) -> None:
     setting.kernel.listens = {100: (8001,)}
-    assert heard(setting, a_process("web", "STARTING")) == {"web": ()}
+    assert heard(setting, a_process("web", "STARTING")) == {}
     assert setting.kernel.asked == []
 
 
 def test_auto_keeps_groups_apart(setting: Setting) -> None:
     setting.kernel.listens = {100: (8001,)}
     heard(setting, a_process("web"))
-    assert heard(setting, a_process("web", "EXITED", 0), group="other") == {"web": ()}
+    assert heard(setting, a_process("web", "EXITED", 0), group="other") == {}
 
 
 # --- a port that two processes have: to close it for one would close it for both
@@ -333,7 +333,7 @@ def test_auto_forgets_removed_processes(setting: Setting) -> None:
     heard(setting, a_process("release-1"))
     heard(setting, a_process("release-2", pid=101))
     setting.kernel.listens = {}
-    assert heard(setting, a_process("release-1", "EXITED", 0)) == {"release-1": ()}
+    assert heard(setting, a_process("release-1", "EXITED", 0)) == {}
 
 
 def test_auto_unreadable_processes_are_logged_once(setting: Setting, caplog: pytest.LogCaptureFixture) -> None:

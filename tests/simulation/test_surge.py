@@ -194,6 +194,13 @@ def test_surplus_that_drains_takes_over_when_the_other_crashes() -> None:
     assert_open(world)
 
 
+def test_process_of_which_the_port_is_not_known_is_not_stopped() -> None:
+    world = World(2, fast_policy(surge=1, ports=PortRule(auto=True)))
+    world.sockets.is_blind = True
+    world.live(world.reconciler(), 5.0)
+    assert (states(world), world.lost) == (["RUNNING"] * 2, 0), "it may serve"
+
+
 def test_boot_without_a_guard_stops_nothing_that_may_serve() -> None:
     world = World(3, fast_policy(surge=1, guard=GuardPolicy(enabled=False)))
     world.live(world.reconciler(), 10.0)

@@ -38,7 +38,7 @@ from supervisor_rolling.packing import unpack
 from supervisor_rolling.plugin.arguments import ANSWER_TIMEOUT
 from supervisor_rolling.plugin.events import EVENTS, RollingEvent
 from supervisor_rolling.plugin.listener_health import HEARTBEAT
-from supervisor_rolling.plugin.mailbox import REQUESTS_KEPT
+from supervisor_rolling.plugin.mailbox import FOLLOWS_WITHIN, REQUESTS_KEPT
 from supervisor_rolling.plugin.rpc import LISTENER_GONE_AFTER, make_rolling_rpcinterface
 from supervisor_rolling.plugin.supervisor_settings import settings_of
 
@@ -161,6 +161,41 @@ def test_refusal_of_the_next_group_is_noted_where_a_client_reads_it(rolling: Any
     (request,) = observe(rolling)["requests"]
     rolling.listenerAnswer(rolling.mailbox.key, request["id"], Fault.REFUSED, "all are stopped", "")
     assert rolling.getRollout("app")["next_problem"] == "all are stopped"
+
+
+@pytest.mark.parametrize("group", ["app", "rolling"])
+def test_abort_between_two_groups_ends_the_order(rolling: Any, group: str):
+    chained(rolling, Status.DONE)
+    assert rolling.abort(group)["next_problem"] == "it was aborted before it began"
+    assert observe(rolling)["requests"] == []
+    assert fault_of(rolling.abort, group).code == Fault.NO_ROLLOUT_KNOWN
+
+
+def test_group_that_follows_does_not_begin_when_no_client_expects_it(rolling: Any):
+    chained(rolling, Status.DONE)
+    rolling.clock.now += FOLLOWS_WITHIN + 1.0
+    assert observe(rolling)["requests"] == []
+    assert rolling.getRollout("app")["next_problem"] == "no listener ran for 300 s"
+
+
+def test_refusal_is_noted_in_no_later_rollout(rolling: Any):
+    version = chained(rolling, Status.DONE)
+    (request,) = observe(rolling)["requests"]
+    rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_rollout(8)), 0)
+    rolling.listenerAnswer(rolling.mailbox.key, request["id"], Fault.REFUSED, "all\nare stopped", "")
+    assert rolling.getRollout("app")["next_problem"] == ""
+
+
+def test_client_of_several_groups_learns_that_their_order_was_lost(rolling: Any):
+    answer = rolling.restartGroups(["app", "rolling"])
+    (request,) = observe(rolling)["requests"]
+    first = a_rollout(7, following=("rolling",))
+    version = rolling.listenerRecord(rolling.mailbox.key, "app", 0, dump(first), request["id"])
+    last = replace(first, status=Status.DONE)
+    version = rolling.listenerRecord(rolling.mailbox.key, "app", version, dump_changes(last, first), 0)
+    assert answer() is NOT_DONE_YET
+    rolling.listenerRecord(rolling.mailbox.key, "app", version, dump(a_rollout(8)), 0)
+    assert "rolling was not restarted: another rollout of the group before it" in fault_of(answer).text
 
 
 def test_group_that_is_gone_or_busy_is_noted_at_once(rolling: Any, supervisord: DummySupervisor):
