@@ -20,6 +20,7 @@ from supervisor_rolling.core.endpoint import Endpoint, tcp, tcp_ports, unix, uni
 from supervisor_rolling.core.errors import SocketsError
 from supervisor_rolling.core.port_use import Holder, PortUse
 from supervisor_rolling.core.ports import overlap
+from supervisor_rolling.core.text import printable
 from supervisor_rolling.listener.system import accepting, procfs, socket_paths
 from supervisor_rolling.listener.system.sock_diag import (
     ANSWERABLE,
@@ -194,7 +195,7 @@ def _owner_of(path: str) -> int | None:
 
 def _full(name: str, pid: int) -> str:
     """The full path of a socket that a process has bound; of an abstract one (``@name``) its name."""
-    return name if name.startswith("@") else os.path.normpath(os.path.join(procfs.directory_of(pid), name))
+    return printable(name) if name.startswith("@") else os.path.normpath(os.path.join(procfs.directory_of(pid), name))
 
 
 def _clients(ports: Collection[int]) -> dict[int, Holder]:

@@ -24,6 +24,5 @@ def seen(sockets: Sockets, policy: Policy, pids: Collection[int]) -> Mapping[int
 
 def application_sockets(paths: Iterable[str]) -> tuple[Endpoint, ...]:
     """Those of these unix sockets that a load balancer can connect to by a path."""
-    return tuple(
-        unix(path) for path in paths if path.startswith("/") and path.rpartition("/")[2] not in CONTROL_SOCKETS
-    )
+    own = [path for path in paths if path.startswith("/") and path.rpartition("/")[2] not in CONTROL_SOCKETS]
+    return tuple(unix(path) for path in own if path.isprintable())

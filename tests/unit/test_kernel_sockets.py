@@ -549,7 +549,9 @@ def test_name_with_a_line_break_is_no_other_socket(keep: ExitStack, sockets: Ker
     forged.bind(f"\0x\n0000: 00000003 00000000 00000000 0001 03 4711 {path}\nx".encode())
     forged.listen()
     assert peers(sockets, path) == frozenset()
-    assert sockets.unix_of([os.getpid()])[os.getpid()] == (path,)
+    own, abstract = sockets.unix_of([os.getpid()])[os.getpid()]
+    assert (own, abstract.startswith("@x"), abstract.isprintable()) == (path, True, True)
+    assert seen(sockets, Policy("app", sockets=SocketRule(auto=True)), [os.getpid()]) == {os.getpid(): (unix(path),)}
 
 
 def test_process_listens_at_its_name_and_at_a_link_to_it(

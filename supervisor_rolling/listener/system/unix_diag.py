@@ -27,7 +27,7 @@ _ATTEMPTS = 5  # at a dump that the kernel calls inconsistent
 class UnixSocket(NamedTuple):
     """A stream socket of a server: one that listens, or its end of a connection."""
 
-    name: str  # that the server has bound; not a full path where it was bound by a relative one
+    name: str  # that the server has bound: a path, maybe a relative one; ``@`` stands before an abstract one
     inode: int
     is_listening: bool
     file: int = 0  # the inode of what was bound, in its file system
@@ -36,7 +36,7 @@ class UnixSocket(NamedTuple):
 
 
 def unix_sockets() -> list[UnixSocket]:
-    """Those of this network namespace that are bound to a path. Raises SocketsError."""
+    """Those of this network namespace that have a name. Raises SocketsError."""
     show = _SHOW_NAME | _SHOW_VFS | _SHOW_PEER | _SHOW_ICONS
     body = _REQUEST.pack(socket.AF_UNIX, 0, 0, 1 << _ESTABLISHED | 1 << _LISTEN, 0, show, bytes(8))
     for _ in range(_ATTEMPTS):
@@ -54,8 +54,9 @@ def unix_sockets() -> list[UnixSocket]:
 
 def _socket_of(answer: bytes) -> UnixSocket | None:
     _, kind, state, inode = _ANSWER.unpack_from(answer)
-    name = attribute(answer, _ANSWER.size, _NAME).rstrip(b"\0")
-    if kind != socket.SOCK_STREAM or not name or name.startswith(b"\0"):  # or an abstract one
+    name = attribute(answer, _ANSWER.size, _NAME)
+    name = b"@" + name[1:] if name.startswith(b"\0") else name.rstrip(b"\0")
+    if kind != socket.SOCK_STREAM or not name:
         return None
     file, peer = (next(iter(_numbers(answer, which)), 0) for which in (_VFS, _PEER))
     return UnixSocket(os.fsdecode(name), inode, state == _LISTEN, file, peer, _numbers(answer, _ICONS))
