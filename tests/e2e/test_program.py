@@ -77,7 +77,7 @@ def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> N
         (("-s", "bla", "status"), 2, "ERROR: invalid value for -s 'bla': value 'bla' is not a URL. Try: "),
         (("-s", "ftp://x", "status"), 2, "ERROR: cannot connect to supervisord at 'ftp://x': use http:// or unix://"),
         (("-s", "bla\x07", "status"), 2, "value 'bla\\x07' is not a URL"),
-        ((*NOWHERE, "restart"), 2, "required: GROUP. Try: supervisor_rolling help restart"),
+        ((*NOWHERE, "restart"), 2, "name a group, or --all. Try: supervisor_rolling help restart"),
         ((*NOWHERE, "abort", "app", "web"), 2, "unrecognized arguments: web. Try: supervisor_rolling help abort"),
         ((*NOWHERE, "restart", "app"), 7, "does not answer at http://127.0.0.1:1"),
     ],

@@ -255,8 +255,8 @@ def test_bad_input_on_the_command_line(start: Callable[..., Stack]):
     for arguments, status, words in [
         (("appp",), 5, "did you mean app?"),
         (("app:app-8009",), 5, "app:app-8009"),
-        ((), 2, "GROUP"),
-        (("app", "other"), 2, "one group at a time"),
+        ((), 2, "name a group"),
+        (("app", "other"), 5, "no such group or process: other"),
         (("app", "--max-unavailable", "0"), 2, "from 1"),
         (("app", "--max-unavailable", "200%"), 2, "at most 100%"),
         (("app", "--max-unavailable", "-1"), 2, "max-unavailable"),
